@@ -1,0 +1,45 @@
+# Needs Python 3.11 or newer with pip, and make. PYTHON=/path/to/python chooses the interpreter.
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHON PYTEST_ARGS
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test soak lint types bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-7s%s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/.installed-cli ## four backends, a registry and a client that balances over them
+	@$(BIN)/lbkit demo
+
+test: $(VENV)/.installed-test ## lint, types, import contracts, tests; PYTEST_ARGS='-k name' narrows the last
+	@scripts/check ruff format mypy pyright imports tests
+
+soak: $(VENV)/.installed-test ## long runs: faults and leaks
+	@$(BIN)/python -m pytest -m soak --timeout=900 -s tests/faults
+
+lint: $(VENV)/.installed-test ## ruff and the import contracts
+	@scripts/check ruff format imports
+
+types: $(VENV)/.installed-test ## mypy and pyright
+	@scripts/check mypy pyright
+
+bench: $(VENV)/.installed-bench ## lbkit beside its peers
+	@$(BIN)/python -m tests.bench
+
+clean: ## remove .venv, caches and build output
+	rm -rf $(VENV) build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per set of extras: installed again only when pyproject.toml is newer. The larger sets include [cli].
+$(VENV)/.installed-cli: pyproject.toml
+	@scripts/install cli
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml
+	@scripts/install all,test
+	@touch $@ $(VENV)/.installed-cli
+
+$(VENV)/.installed-bench: pyproject.toml
+	@scripts/install all,bench
+	@touch $@ $(VENV)/.installed-cli

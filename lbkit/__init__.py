@@ -1,0 +1,84 @@
+"""Service discovery and client-side load balancing for gRPC, over an HTTP/2 transport of its own."""
+
+from lbkit.address import Address, Endpoint
+from lbkit.backoff import BackoffPolicy
+from lbkit.balancer import Balancer, Controller, EndpointBalancer, Subchannel, balancer
+from lbkit.call import UnaryUnaryCall
+from lbkit.callinfo import CallInfo
+from lbkit.channel import Channel
+from lbkit.connectivity import ConnectivityState
+from lbkit.errors import (
+    AbortError,
+    AddressError,
+    Attempt,
+    BrokenPluginError,
+    ChannelClosedError,
+    ChannelError,
+    ConnectError,
+    DuplicatePluginError,
+    Error,
+    ForeignLoopError,
+    ForkedError,
+    MetadataError,
+    NotSupportedError,
+    PluginError,
+    RpcError,
+    TargetError,
+    UnknownPluginError,
+)
+from lbkit.metadata import Metadata
+from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked, Picker
+from lbkit.resolution import Resolution, Verdict
+from lbkit.resolver import Resolver, Sink, Target, resolver
+from lbkit.server import Server
+from lbkit.service import ServicerContext
+from lbkit.status import Status, StatusCode
+
+__all__ = [
+    "QUEUE",
+    "AbortError",
+    "Address",
+    "AddressError",
+    "Attempt",
+    "BackoffPolicy",
+    "Balancer",
+    "BrokenPluginError",
+    "CallInfo",
+    "Channel",
+    "ChannelClosedError",
+    "ChannelError",
+    "ConnectError",
+    "ConnectivityState",
+    "Controller",
+    "Drop",
+    "DuplicatePluginError",
+    "Endpoint",
+    "EndpointBalancer",
+    "Error",
+    "Fail",
+    "ForeignLoopError",
+    "ForkedError",
+    "Metadata",
+    "MetadataError",
+    "NotSupportedError",
+    "Outcome",
+    "Picked",
+    "Picker",
+    "PluginError",
+    "Resolution",
+    "Resolver",
+    "RpcError",
+    "Server",
+    "ServicerContext",
+    "Sink",
+    "Status",
+    "StatusCode",
+    "Subchannel",
+    "Target",
+    "TargetError",
+    "UnaryUnaryCall",
+    "UnknownPluginError",
+    "Verdict",
+    "balancer",
+    "resolver",
+]

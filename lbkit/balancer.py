@@ -1,0 +1,310 @@
+"""The balancer contract: how a policy turns endpoints and their states into pickers.
+
+The smallest policy is a function over the READY subchannels::
+
+    @lbkit.balancer("least_busy")
+    def pick(ready, call):
+        return min(ready, key=lambda subchannel: subchannel.in_flight)
+
+A policy that keeps state derives from ``EndpointBalancer`` and builds a picker; one that decides itself which
+endpoints to connect to derives from ``Balancer``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from lbkit.address import Endpoint
+from lbkit.callinfo import CallInfo
+from lbkit.clock import Clock
+from lbkit.connectivity import ConnectivityState, StateCounts
+from lbkit.picking import FailPicker, Pick, Picked, Picker, QueuePicker
+from lbkit.plugins import Registry, origin_of
+from lbkit.resolution import ACCEPTED, Resolution, Verdict
+
+_LISTED = 10  # backends named in an error text; the rest is counted
+
+IDLE = ConnectivityState.IDLE
+READY = ConnectivityState.READY
+TRANSIENT_FAILURE = ConnectivityState.TRANSIENT_FAILURE
+
+
+class Subchannel(ABC):
+    """One endpoint and its connection, as policies see it. Made by ``Controller.new_subchannel``.
+
+    Attributes:
+        endpoint: what it connects to.
+        state: where it is now; the policy is told of changes by ``Balancer.subchannel_changed``.
+        in_flight: calls sent and not yet over.
+        picked: a ready-made ``Picked(self)``, so that a plain pick allocates nothing.
+    """
+
+    __slots__ = ("endpoint", "in_flight", "picked", "state")
+
+    endpoint: Endpoint
+    state: ConnectivityState
+    in_flight: int
+    picked: Picked
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Start connecting if IDLE; otherwise do nothing. Returns at once: at most 100 dials run at a time."""
+
+    @abstractmethod
+    def shutdown(self) -> None:
+        """Stop using it: no new calls, the ones in flight finish. The policy hears no more of it."""
+
+    @abstractmethod
+    def revise(self, endpoint: Endpoint) -> None:
+        """Take new attributes (weight, zone ...) of the same addresses; the connection stays."""
+
+    @abstractmethod
+    def describe_failure(self) -> str:
+        """Say in one line why it is not READY: the error, how often, when the next try is."""
+
+
+class Controller(ABC):
+    """The channel as a policy sees it. All of it is called on the channel's event loop."""
+
+    clock: Clock
+    random: random.Random
+
+    @abstractmethod
+    def new_subchannel(self, endpoint: Endpoint) -> Subchannel:
+        """Make an IDLE subchannel; nothing happens until ``connect()``. The policy owns it: shut it down."""
+
+    @abstractmethod
+    def publish(self, state: ConnectivityState, picker: Picker) -> None:
+        """Replace the channel's state and picker; calls that waited are asked of the new picker."""
+
+    @abstractmethod
+    def reresolve(self) -> None:
+        """Hint that the addresses may be stale: a connection broke, or a round of attempts failed."""
+
+
+class Balancer(ABC):
+    """One running policy of one channel. The base of balancer plug-ins.
+
+    Synchronous, on the channel's event loop, never re-entered: news is delivered one after the other, in
+    order. After each batch of news the channel calls ``settle`` once, and there a policy publishes its picker;
+    so a thousand backends that become READY in one turn of the loop make one picker, not a thousand.
+
+    Args:
+        controller: the channel.
+        config: the policy's own configuration (from the service config, or ``balancer_config=``).
+    """
+
+    def __init__(self, controller: Controller, config: Mapping[str, Any]) -> None:
+        self.controller = controller
+        self.config = config
+
+    @abstractmethod
+    def update(self, resolution: Resolution) -> Verdict:
+        """Take a whole new list of endpoints. Return a rejection, with the reason, if it cannot be used."""
+
+    @abstractmethod
+    def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
+        """Take note that one of this policy's subchannels is now in ``state``. Not called for SHUTDOWN."""
+
+    @abstractmethod
+    def resolver_failed(self, error: Exception) -> None:
+        """Take note that there is no answer to work with yet. Only called before the first good answer."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Publish a picker if the news since the last call changed anything."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Leave IDLE: connect to something, because a call or the application asks for it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Shut down every subchannel; nothing is delivered afterwards."""
+
+
+class EndpointBalancer(Balancer):
+    """Connects to every endpoint and picks among those that are READY: all a common policy has to add is
+    ``make_picker``.
+
+    It keeps the subchannel of an endpoint that stays through an update, connects idle ones at once, asks for
+    re-resolution when one is lost or fails, and reports TRANSIENT_FAILURE of a backend until that is READY
+    again, though it is reconnecting meanwhile.
+    """
+
+    name = ""  # what error texts call the policy; the registered name of a function policy
+
+    def __init__(self, controller: Controller, config: Mapping[str, Any]) -> None:
+        super().__init__(controller, config)
+        self.subchannels: dict[Hashable, Subchannel] = {}  # by endpoint identity, in the order of the update
+        self._states: dict[Subchannel, ConnectivityState] = {}  # sticky: see the class docstring
+        self._counts = StateCounts()
+        self._resolver_error: Exception | None = None
+        self._changed = False
+
+    @abstractmethod
+    def make_picker(self, ready: Sequence[Subchannel]) -> Picker:
+        """Make the picker over the READY subchannels; there is at least one."""
+
+    def update(self, resolution: Resolution) -> Verdict:
+        """Keep what stays, connect to what is new, shut down what is gone."""
+        before = self.subchannels
+        after: dict[Hashable, Subchannel] = {}
+        for endpoint in resolution.endpoints:
+            identity = endpoint.identity
+            if identity in after:
+                continue  # listed twice: one backend all the same
+            subchannel = before.pop(identity, None)
+            if subchannel is None:
+                subchannel = self.controller.new_subchannel(endpoint)
+                self._states[subchannel] = IDLE
+                self._counts.add(IDLE)
+                subchannel.connect()
+            elif subchannel.endpoint is not endpoint:
+                subchannel.revise(endpoint)
+            after[identity] = subchannel
+        self.subchannels = after
+        for gone in before.values():
+            self._counts.remove(self._states.pop(gone))
+            gone.shutdown()
+        self._resolver_error = None
+        self._changed = True
+        return ACCEPTED if after else Verdict(accepted=False, reason="the answer has no endpoints")
+
+    def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
+        """Follow one subchannel, with sticky failure."""
+        before = self._states.get(subchannel)
+        if before is None:
+            return
+        if state is IDLE:
+            if before is READY:
+                self.controller.reresolve()
+            subchannel.connect()
+        elif state is TRANSIENT_FAILURE:
+            self.controller.reresolve()
+        if before is TRANSIENT_FAILURE and state is not READY:
+            return
+        self._states[subchannel] = state
+        self._counts.remove(before)
+        self._counts.add(state)
+        self._changed = True
+
+    def resolver_failed(self, error: Exception) -> None:
+        """Fail calls with the resolver's error until there is an answer."""
+        self._resolver_error = error
+        self._changed = True
+
+    def settle(self) -> None:
+        """Publish the picker of the present states, if they changed."""
+        if not self._changed:
+            return
+        self._changed = False
+        state = self._counts.aggregate()
+        if state is READY:
+            ready = [subchannel for subchannel in self.subchannels.values() if subchannel.state is READY]
+            if ready:
+                self.controller.publish(READY, self.make_picker(ready))
+                return
+            state = ConnectivityState.CONNECTING
+        if state is ConnectivityState.CONNECTING:
+            self.controller.publish(state, QueuePicker())
+        else:
+            self.controller.publish(TRANSIENT_FAILURE, FailPicker(self.explain))
+
+    def explain(self) -> str:
+        """Say why no call can be served now: each backend, its error, its next try."""
+        if not self.subchannels:
+            return str(self._resolver_error or "the resolver's answer has no endpoints")
+        return explain_failures(self.name or type(self).__name__, list(self.subchannels.values()))
+
+    def wake(self) -> None:
+        """Do nothing: every endpoint is being connected to anyhow."""
+
+    def close(self) -> None:
+        """Shut down every subchannel."""
+        for subchannel in self.subchannels.values():
+            subchannel.shutdown()
+        self.subchannels = {}
+        self._states = {}
+        self._counts = StateCounts()
+
+
+def explain_failures(policy: str, subchannels: Sequence[Subchannel]) -> str:
+    """Return the text of the UNAVAILABLE status when all backends are down."""
+    count = len(subchannels)
+    lines = [f"all {count} backends are down ({policy})" if count > 1 else f"the only backend is down ({policy})"]
+    lines += [f"  {subchannel.endpoint}  {subchannel.describe_failure()}" for subchannel in subchannels[:_LISTED]]
+    if count > _LISTED:
+        lines.append(f"  and {count - _LISTED} more")
+    lines.append("  hint: wait_for_ready=True queues calls instead of failing them")
+    return "\n".join(lines)
+
+
+PickFunction: TypeAlias = Callable[[Sequence[Subchannel], CallInfo], "Subchannel | Pick"]
+
+
+class FunctionBalancer(EndpointBalancer):
+    """Runs a plain ``pick(ready, call)`` function as a policy."""
+
+    def __init__(
+        self, controller: Controller, config: Mapping[str, Any], function: PickFunction, name: str
+    ) -> None:
+        super().__init__(controller, config)
+        self._function = function
+        self.name = name
+
+    def make_picker(self, ready: Sequence[Subchannel]) -> Picker:
+        """Close the function over the READY subchannels."""
+        return _FunctionPicker(self._function, tuple(ready))
+
+
+class _FunctionPicker(Picker):
+    __slots__ = ("_function", "_ready")
+
+    def __init__(self, function: PickFunction, ready: tuple[Subchannel, ...]) -> None:
+        self._function = function
+        self._ready = ready
+
+    def pick(self, call: CallInfo) -> Pick:
+        answer = self._function(self._ready, call)
+        return answer.picked if isinstance(answer, Subchannel) else answer
+
+
+BalancerFactory: TypeAlias = Callable[[Controller, Mapping[str, Any]], Balancer]
+
+
+def _factory(plugin: object, name: str = "") -> BalancerFactory:
+    if inspect.isclass(plugin):
+        if not issubclass(plugin, Balancer):
+            raise TypeError(f"{plugin!r} must derive from lbkit.Balancer")
+        return plugin
+    if not callable(plugin) or inspect.iscoroutinefunction(plugin):
+        raise TypeError(f"{plugin!r} must be a Balancer subclass or a plain function pick(ready, call)")
+    label = name or getattr(plugin, "__name__", type(plugin).__name__)
+    return lambda controller, config: FunctionBalancer(controller, config, plugin, label)
+
+
+registry: Registry[BalancerFactory] = Registry("balancer", "lbkit.balancers", _factory)
+
+P = TypeVar("P", bound=Callable[..., Any])
+
+
+def balancer(name: str) -> Callable[[P], P]:
+    """Register a ``Balancer`` subclass, or a plain function ``pick(ready, call)``, as the policy ``name``.
+
+    The function gets a non-empty tuple of READY subchannels and what is known of the call, and returns one of
+    them (or a ``Picked``, ``QUEUE``, ``Fail`` or ``Drop``). It runs for every call, so it must be quick.
+
+    Raises:
+        TypeError: what is decorated is neither.
+    """
+
+    def register(plugin: P) -> P:
+        registry.register(name, _factory(plugin, name), origin=origin_of(plugin))
+        return plugin
+
+    return register

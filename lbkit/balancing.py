@@ -1,0 +1,139 @@
+"""Runs a policy for a channel: delivers news in order and never nested, and publishes its pickers."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from lbkit.balancer import BalancerFactory, Controller
+from lbkit.address import Endpoint
+from lbkit.clock import Clock
+from lbkit.connectivity import ConnectivityState
+from lbkit.picking import Picker
+from lbkit.resolution import ACCEPTED, Resolution, Verdict
+from lbkit.subchannel import Dialler, Subchannel
+
+T = TypeVar("T")
+
+_NEWS_PER_TURN = 500  # delivered before other work on the event loop gets a turn
+
+
+class Scheduler(Protocol):
+    """Runs a callback in the next turn of the event loop."""
+
+    def __call__(self, callback: Callable[[], None], /) -> object:
+        """Schedule ``callback``."""
+
+
+class PolicyHost(Controller):
+    """The channel as its policy sees it, and the queue of news for that policy.
+
+    Args:
+        factory: makes the policy.
+        config: the policy's configuration.
+        dialler: connects the subchannels.
+        schedule: ``loop.call_soon``.
+        publish: what to do with a new state and picker.
+        reresolve: what to do when the policy asks for fresh addresses.
+    """
+
+    def __init__(
+        self,
+        factory: BalancerFactory,
+        config: dict[str, object],
+        *,
+        dialler: Dialler,
+        schedule: Scheduler,
+        publish: Callable[[ConnectivityState, Picker], None],
+        reresolve: Callable[[], None],
+    ) -> None:
+        self.clock: Clock = dialler.clock
+        self.random: random.Random = dialler.random
+        self._dialler = dialler
+        self._schedule = schedule
+        self._publish = publish
+        self._reresolve = reresolve
+        self._news: deque[Callable[[], object]] = deque()
+        self._due = False
+        self._delivering = False
+        self._closed = False
+        self.policy = factory(self, config)
+
+    # news for the policy
+
+    def update(self, resolution: Resolution) -> Verdict:
+        """Deliver a resolver's answer, after all older news, and return the policy's verdict."""
+        if self._delivering:  # a policy's own call led here; it gets the answer when it has returned
+            self._enqueue(lambda: self.policy.update(resolution))
+            return ACCEPTED
+        self._deliver(len(self._news))
+        verdict = self._tell(lambda: self.policy.update(resolution))
+        self._wake_later()
+        return verdict
+
+    def resolver_failed(self, error: Exception) -> None:
+        """Deliver that there is no answer."""
+        self._enqueue(lambda: self.policy.resolver_failed(error))
+
+    def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
+        """Deliver a subchannel's new state."""
+        self._enqueue(lambda: self.policy.subchannel_changed(subchannel, state))
+
+    def wake(self) -> None:
+        """Have the policy leave IDLE."""
+        self._enqueue(self.policy.wake)
+
+    def close(self) -> None:
+        """Shut the policy down; nothing is delivered afterwards."""
+        self._closed = True
+        self._news.clear()
+        self.policy.close()
+
+    # what the policy asks of the channel
+
+    def new_subchannel(self, endpoint: Endpoint) -> Subchannel:
+        """Make an IDLE subchannel."""
+        return Subchannel(endpoint, self._dialler, self)
+
+    def publish(self, state: ConnectivityState, picker: Picker) -> None:
+        """Pass a new picker to the channel."""
+        if not self._closed:
+            self._publish(state, picker)
+
+    def reresolve(self) -> None:
+        """Pass the wish for fresh addresses to the resolver."""
+        self._reresolve()
+
+    def _enqueue(self, news: Callable[[], object]) -> None:
+        if not self._closed:
+            self._news.append(news)
+            self._wake_later()
+
+    def _wake_later(self) -> None:
+        if not self._due and not self._closed:
+            self._due = True
+            self._schedule(self._turn)
+
+    def _turn(self) -> None:
+        """Deliver what has come, then let the policy publish once; go on in the next turn if there is more."""
+        self._due = False
+        if self._closed:
+            return
+        self._deliver(_NEWS_PER_TURN)
+        self._tell(self.policy.settle)
+        if self._news:
+            self._wake_later()
+
+    def _deliver(self, most: int) -> None:
+        while self._news and most > 0:
+            most -= 1
+            self._tell(self._news.popleft())
+
+    def _tell(self, news: Callable[[], T]) -> T:
+        self._delivering = True
+        try:
+            return news()
+        finally:
+            self._delivering = False

@@ -1,0 +1,523 @@
+"""A unary call on the client: picked, sent, answered; a state of its own but no task.
+
+The object is the stream's sink, the deadline's client and what the picker is asked about, all in one, because
+making and wiring four objects for each call would cost more than everything else it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from lbkit.errors import Attempt, RpcError
+from lbkit.http2.frames import ErrorCode
+from lbkit.http2.hpack import Field
+from lbkit.http2.stream import CLOSED, Stream
+from lbkit.metadata import EMPTY, Metadata, MetadataLike, pairs
+from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked
+from lbkit.resolution import CallConfig, MethodConfig
+from lbkit.status import Status, StatusCode
+from lbkit.transport.client import ClientConnection
+from lbkit.wire.faults import WireFault
+from lbkit.wire.messages import OneMessage, frame_message, whole_message
+from lbkit.wire.metadata import decode_metadata, encode_metadata
+from lbkit.wire.requests import is_grpc
+from lbkit.wire.status import OK, status_of_http, status_of_reset, status_of_trailers
+from lbkit.wire.timeout import encode_timeout
+
+if TYPE_CHECKING:
+    from lbkit.channel import Channel, UnaryUnaryMultiCallable
+    from lbkit.deadline import Bucket
+    from lbkit.subchannel import Subchannel
+
+_log = logging.getLogger("lbkit.call")
+
+# What a picker or a resolver must not tell an application, as if the server had said it (gRFC A54).
+_NOT_OURS_TO_SAY = frozenset(
+    (
+        StatusCode.OK,
+        StatusCode.INVALID_ARGUMENT,
+        StatusCode.NOT_FOUND,
+        StatusCode.ALREADY_EXISTS,
+        StatusCode.FAILED_PRECONDITION,
+        StatusCode.ABORTED,
+        StatusCode.OUT_OF_RANGE,
+        StatusCode.DATA_LOSS,
+    )
+)
+_LATE_S = 0.001  # a call that waited longer than this tells the server what is left of its timeout
+_CANCELLED = Status(StatusCode.CANCELLED, "cancelled by the application")
+
+
+class UnaryUnaryCall:
+    """One running call; what a unary multicallable returns. ``await`` it for the response.
+
+    It starts when it is made. It may be awaited several times, by several tasks; cancelling a task that awaits it
+    cancels the call. The accessors are those of ``grpc.aio.UnaryUnaryCall``.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_began",
+        "_bucket",
+        "_callbacks",
+        "_channel",
+        "_config",
+        "_connection",
+        "_deadline",
+        "_earlier",
+        "_future",
+        "_head",
+        "_head_future",
+        "_message",
+        "_metadata",
+        "_method",
+        "_parts",
+        "_picked",
+        "_request",
+        "_response",
+        "_sent",
+        "_status",
+        "_stream",
+        "_subchannel",
+        "_trailing",
+        "_wait_for_ready",
+    )
+
+    def __init__(
+        self,
+        method: UnaryUnaryMultiCallable[Any, Any],
+        request: bytes,
+        timeout: float | None,
+        metadata: MetadataLike,
+        wait_for_ready: bool | None,
+    ) -> None:
+        """Start a call. Made by multicallables, not by applications.
+
+        Raises:
+            MetadataError: the metadata must not go on the wire.
+        """
+        channel = method.channel
+        self._method = method
+        self._channel: Channel = channel
+        self._metadata = metadata
+        self._status: Status | None = None
+        self._bucket: Bucket | None = None
+        self._stream: Stream | None = None
+        self._connection: ClientConnection | None = None
+        self._picked: Picked | None = None  # the pick that is to be told when it is done
+        self._subchannel: Subchannel | None = None  # the last one picked
+        self._future: asyncio.Future[None] | None = None  # made when somebody waits for the end
+        self._head_future: asyncio.Future[None] | None = None
+        self._head: tuple[Field, ...] | None = None
+        self._message: bytes | None = None  # the response, if it came in one piece
+        self._parts: OneMessage | None = None  # and if it did not
+        self._response: Any = None
+        self._trailing: Metadata = EMPTY
+        self._callbacks: list[Callable[[UnaryUnaryCall], object]] | None = None
+        self._earlier: list[Attempt] | None = None  # attempts before the present one
+        self._config: CallConfig = channel.select(self)
+        self._sent = self._began = channel.clock.time()
+        config = self._config.method_config
+        self._wait_for_ready = config.wait_for_ready if wait_for_ready is None else wait_for_ready
+        if config.timeout_s is not None and (timeout is None or config.timeout_s < timeout):
+            timeout = config.timeout_s
+        self._deadline = None if timeout is None else self._began + timeout
+        fields = encode_metadata(metadata) if metadata else []
+        if timeout is not None:
+            fields.insert(0, (b"grpc-timeout", encode_timeout(timeout)))
+        self._request = fields, frame_message(request)
+        refusal = _refuse(config, len(request), timeout)
+        if refusal is not None:
+            self._finish(refusal)
+            return
+        if self._deadline is not None:
+            self._bucket = channel.deadlines.add(self, self._deadline)
+        self.attempt()
+
+    # What pickers and selectors read (CallInfo)
+
+    @property
+    def method(self) -> str:
+        """The full method name, ``/package.Service/Method``."""
+        return self._method.path
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the application sends."""
+        given = self._metadata
+        return given if isinstance(given, Metadata) else Metadata(pairs(given))
+
+    @property
+    def attributes(self) -> Any:
+        """What the call selector attached."""
+        return self._config.attributes
+
+    # For the application
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the response.
+
+        Raises:
+            RpcError: the call ended with a status other than OK.
+            CancelledError: the call was cancelled with ``cancel()``, or the awaiting task was.
+        """
+        if self._status is None:
+            yield from self._end().__await__()
+        status = self._status
+        if status is OK:
+            return self._response
+        if status is _CANCELLED:
+            raise asyncio.CancelledError
+        raise self._error()
+
+    async def initial_metadata(self) -> Metadata:
+        """Wait for what the server sends before its answer; empty if the call ended without."""
+        if self._head is None and self._status is None:
+            if self._head_future is None:
+                self._head_future = self._channel.loop.create_future()
+            await self._watch(self._head_future)
+        return self._initial()
+
+    async def trailing_metadata(self) -> Metadata:
+        """Wait for the end of the call; return what came with the status."""
+        await self._end()
+        return self._trailing
+
+    async def code(self) -> StatusCode:
+        """Wait for the end of the call; return its status code. Does not raise for a failed call."""
+        return (await self._end()).code
+
+    async def details(self) -> str:
+        """Wait for the end of the call; return the text of its status."""
+        return (await self._end()).details
+
+    async def wait_for_connection(self) -> None:
+        """Wait until the server has begun to answer, or raise as ``await`` would."""
+        await self.initial_metadata()
+        if self._status is not None and self._status is not OK:
+            await self
+
+    def cancel(self) -> bool:
+        """End the call with CANCELLED, here and on the server. False if it is over already."""
+        if self._status is not None:
+            return False
+        self._abandon(ErrorCode.CANCEL)
+        self._finish(_CANCELLED)
+        return True
+
+    def cancelled(self) -> bool:
+        """Whether the call ended with CANCELLED."""
+        return self._status is not None and self._status.code is StatusCode.CANCELLED
+
+    def done(self) -> bool:
+        """Whether the call is over."""
+        return self._status is not None
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds left until the deadline, at least 0; None without a deadline."""
+        return None if self._deadline is None else max(0.0, self._deadline - self._channel.clock.time())
+
+    def add_done_callback(self, callback: Callable[[UnaryUnaryCall], object]) -> None:
+        """Call ``callback(call)`` at the end of the call; at once if it is over."""
+        if self._status is not None:
+            callback(self)
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    @property
+    def backend(self) -> str | None:
+        """The endpoint that the call was last sent to, as text; None before the first pick."""
+        return str(self._subchannel.endpoint) if self._subchannel else None
+
+    # Attempts
+
+    def attempt(self) -> None:
+        """Ask the channel's picker where to go, and go. Called again when the answer was to wait."""
+        if self._status is not None:
+            return
+        try:
+            answer = self._channel.picker.pick(self)
+        except Exception as error:  # a stranger's policy: its mistake ends this call, nothing else
+            _log.exception("the picker of %s raised", self._channel.target)
+            self._finish(Status(StatusCode.INTERNAL, f"the balancing policy raised {type(error).__name__}: {error}"))
+            return
+        if type(answer) is Picked:
+            subchannel: Subchannel = answer.subchannel  # type: ignore[assignment]  # the channel made it
+            connection = subchannel.connection
+            self._picked = answer
+            self._subchannel = subchannel
+            subchannel.in_flight += 1
+            if connection is None:  # gone since the picker was made: the next one knows
+                self._release(None)
+                self._channel.queue(self)
+            elif connection.has_room():
+                self.room(connection)
+            else:
+                connection.wait_for_room(self)
+        elif answer is QUEUE:
+            self._channel.queue(self)
+        elif isinstance(answer, Fail) and self._wait_for_ready:
+            self._channel.queue(self)
+        elif isinstance(answer, Fail | Drop):
+            self._finish(_restrict(answer.status))
+        else:
+            self._finish(Status(StatusCode.INTERNAL, f"the balancing policy answered {answer!r} to a pick"))
+
+    def room(self, connection: ClientConnection) -> None:
+        """Send the request."""
+        if self._status is not None:
+            return
+        engine = connection.engine
+        self._connection = connection
+        stream = self._stream = engine.open(self)
+        fields, message = self._request
+        if self._deadline is not None:
+            now = self._sent = self._channel.clock.time()
+            if now - self._began > _LATE_S:
+                fields = [(b"grpc-timeout", encode_timeout(max(0.0, self._deadline - now))), *fields[1:]]
+        if self._picked is not None and self._picked.metadata:
+            fields = fields + encode_metadata(self._picked.metadata)
+        engine.send_headers(stream, self._method.prefix, fields, False)
+        engine.send_data(stream, message, True)
+        connection.kick()
+
+    def no_room(self) -> None:
+        """Pick again: the connection went away before this call got on it."""
+        if self._status is None:
+            self._release(None)
+            self._channel.queue(self)
+
+    # The stream's sink
+
+    def headers(self, fields: tuple[Field, ...], end: bool) -> None:
+        """Take the response headers, or the trailers that end the call."""
+        connection = self._connection
+        assert connection is not None, "a sink without a connection"
+        if not end:
+            self._head = fields
+            # The decoder gives the same tuple for the same bytes: a look instead of a check, nearly always.
+            if fields is not connection.known_head:
+                content_type = dict(fields).get(b"content-type", b"")
+                if fields[0][1] != b"200" or not is_grpc(content_type):
+                    self._abandon(ErrorCode.CANCEL)
+                    what = f"content-type {content_type.decode('latin-1')!r} instead of a gRPC answer"
+                    self._finish(status_of_http(fields[0][1], what))
+                    return
+                connection.known_head = fields
+            if self._head_future is not None:
+                _wake(self._head_future)
+            return
+        if fields is connection.known_trailers:
+            status = OK
+        else:
+            status = self._read_trailers(fields)
+            if status is OK and len(fields) == 1:
+                connection.known_trailers = fields
+        if status is OK:
+            status = self._decode()
+        if self._stream is not None and self._stream.state != CLOSED:
+            self._abandon(ErrorCode.NO_ERROR)  # an early answer: the server needs no more of the request
+        self._finish(status)
+
+    def data(self, data: bytes, end: bool) -> None:
+        """Take a piece of the response message."""
+        limit = self._config.method_config.max_response_bytes
+        if self._parts is None and self._message is None:
+            message = whole_message(data)
+            if message is not None and len(message) <= limit:
+                self._message = message
+                data = b""
+            else:
+                self._parts = OneMessage(limit)
+        if data:
+            self._collect(data)
+        if end and self._status is None:
+            self._finish(Status(StatusCode.INTERNAL, "the server ended the stream without trailers"))
+
+    def reset(self, code: int, reason: str) -> None:
+        """End the call; or try another backend, once, if the server did nothing for it (gRFC A6, transparent)."""
+        if code == ErrorCode.REFUSED_STREAM and self._head is None and not self._earlier:
+            self._earlier = [self._this_attempt()]
+            self._release(None)
+            self.attempt()
+        elif code == ErrorCode.CANCEL and self.time_remaining() == 0:
+            self._finish(self._too_late())
+        else:
+            self._finish(status_of_reset(code, reason))
+
+    def lost(self, reason: str) -> None:
+        """End the call: what the server did for it is unknown."""
+        if self._channel.closing:
+            self._finish(Status(StatusCode.CANCELLED, "the channel was closed"))
+        else:
+            self._finish(Status(StatusCode.UNAVAILABLE, f"the connection broke: {reason}"))
+
+    def writable(self) -> None:
+        """Ignore: a unary request needs no pacing."""
+
+    # The deadline's client, and the channel's
+
+    def expired(self) -> None:
+        """End the call with DEADLINE_EXCEEDED."""
+        self._bucket = None
+        if self._status is None:
+            self._abandon(ErrorCode.CANCEL)
+            self._finish(self._too_late())
+
+    def fail(self, status: Status) -> None:
+        """End a call that still waits for a picker."""
+        self._finish(status)
+
+    # Inside
+
+    def _collect(self, data: bytes) -> None:
+        try:
+            if self._parts is None:
+                raise WireFault(StatusCode.INTERNAL, "more than one message in a unary response")
+            self._parts.feed(data)
+        except WireFault as fault:
+            self._abandon(ErrorCode.CANCEL)
+            self._finish(Status(fault.code, fault.details))
+        else:
+            if self._connection is not None and self._stream is not None:
+                self._connection.engine.consumed(self._stream, len(data))
+
+    def _read_trailers(self, fields: tuple[Field, ...]) -> Status:
+        try:
+            self._trailing = decode_metadata(fields)
+        except WireFault as fault:
+            return Status(fault.code, fault.details)
+        status = status_of_trailers(fields)
+        if status is None:
+            first = (self._head or fields)[0]
+            http = first[1] if first[0] == b":status" else b"200"
+            return status_of_http(http, "the server closed the stream without a grpc-status")
+        return OK if status.code is StatusCode.OK else status
+
+    def _decode(self) -> Status:
+        """Parse the response; the status is what comes of it."""
+        message = self._message
+        try:
+            if message is None:
+                if self._parts is None:
+                    raise WireFault(StatusCode.INTERNAL, "the server said OK, but sent no message")
+                message = self._parts.finish()
+            self._response = self._method.deserialize(message)
+        except WireFault as fault:
+            return Status(fault.code, fault.details)
+        except Exception as error:  # whatever a deserialiser raises
+            return Status(StatusCode.INTERNAL, f"the response cannot be parsed: {type(error).__name__}: {error}")
+        return OK
+
+    def _abandon(self, code: ErrorCode) -> None:
+        """Tell the server that nobody waits for the rest."""
+        if self._connection is not None and self._stream is not None:
+            self._connection.reset_stream(self._stream, code)
+
+    def _release(self, status: Status | None) -> None:
+        """Give the pick back, exactly once."""
+        picked, self._picked = self._picked, None
+        if picked is not None:
+            picked.subchannel.in_flight -= 1
+            if picked.on_done is not None:
+                try:
+                    picked.on_done(Outcome(status, self._trailing))
+                except Exception:  # a stranger's policy: its mistake must not lose the call
+                    _log.exception("on_done of a pick on %s raised", self._channel.target)
+
+    def _finish(self, status: Status) -> None:
+        if self._status is not None:
+            return
+        self._status = status
+        if self._bucket is not None:
+            self._bucket.pop(self, None)
+            self._bucket = None
+        if self._picked is not None:
+            self._release(status)
+        if self._config.on_commit is not None:
+            self._config.on_commit()
+        if self._future is not None:
+            _wake(self._future)
+        if self._head_future is not None:
+            _wake(self._head_future)
+        if self._callbacks is not None:
+            for callback in self._callbacks:
+                self._channel.loop.call_soon(callback, self)
+
+    async def _end(self) -> Status:
+        """Wait for the end of the call."""
+        if self._status is None:
+            if self._future is None:
+                self._future = self._channel.loop.create_future()
+            await self._watch(self._future)
+        assert self._status is not None, "woken before the end"
+        return self._status
+
+    async def _watch(self, future: asyncio.Future[None]) -> None:
+        """Wait; a waiter that is cancelled cancels the call."""
+        try:
+            await future
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    def _initial(self) -> Metadata:
+        try:
+            return decode_metadata(self._head) if self._head else EMPTY
+        except WireFault as fault:
+            raise RpcError(fault.code, fault.details) from None
+
+    def _this_attempt(self) -> Attempt:
+        return Attempt(str(self._subchannel.endpoint) if self._subchannel else "", self._sent - self._began)
+
+    def _too_late(self) -> Status:
+        """Return DEADLINE_EXCEEDED, and say what the time was spent on."""
+        now = self._channel.clock.time()
+        took = f"after {now - self._began:.3f} s"
+        if self._stream is None:
+            return Status(StatusCode.DEADLINE_EXCEEDED, f"{took}, all of it waiting for a backend")
+        answered = "headers received, no status" if self._head else "request sent, no answer"
+        picking, waiting = self._sent - self._began, now - self._sent
+        where = f"{picking:.3f} s picking, {waiting:.3f} s waiting for {self.backend} ({answered})"
+        return Status(StatusCode.DEADLINE_EXCEEDED, f"{took}: {where}")
+
+    def _error(self) -> RpcError:
+        assert self._status is not None, "no error before the end"
+        attempts = list(self._earlier or ())
+        if self._subchannel is not None:
+            attempts.append(self._this_attempt())
+        return RpcError(
+            self._status.code,
+            self._status.details,
+            initial_metadata=self._initial(),
+            trailing_metadata=self._trailing,
+            attempts=attempts,
+            elapsed_s=self._channel.clock.time() - self._began,
+        )
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _refuse(config: MethodConfig, size: int, timeout: float | None) -> Status | None:
+    """Return the status of a call that must not start."""
+    if config.max_request_bytes is not None and size > config.max_request_bytes:
+        text = f"request of {size} bytes is larger than the limit of {config.max_request_bytes}"
+        return Status(StatusCode.RESOURCE_EXHAUSTED, text)
+    if timeout is not None and timeout <= 0:
+        return Status(StatusCode.DEADLINE_EXCEEDED, f"the timeout was {timeout} s to begin with")
+    return None
+
+
+def _restrict(status: Status) -> Status:
+    """Keep codes that only a server may give out of the mouths of pickers and resolvers."""
+    if status.code in _NOT_OURS_TO_SAY:
+        return Status(StatusCode.INTERNAL, f"the balancing policy said {status.code.name}: {status.details}")
+    return status

@@ -1,0 +1,410 @@
+"""The channel: what an application makes calls on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random as random_module
+import weakref
+from asyncio import get_running_loop
+from collections.abc import Callable, Mapping
+from types import ModuleType, TracebackType
+from typing import Any, Generic, NoReturn, TypeVar
+
+from lbkit.backoff import BackoffPolicy
+from lbkit.balancer import registry as balancers
+from lbkit.balancing import PolicyHost
+from lbkit.call import UnaryUnaryCall
+from lbkit.callinfo import CallInfo
+from lbkit.clock import Clock
+from lbkit.connectivity import ConnectivityState
+from lbkit.deadline import Deadlines
+from lbkit.errors import ChannelClosedError, ForeignLoopError, ForkedError, RpcError, not_supported
+from lbkit.metadata import EMPTY, MetadataLike
+from lbkit.picking import Picker, QueuePicker
+from lbkit.resolution import CallConfig, CallSelector, MethodConfig, Resolution, Verdict
+from lbkit.resolver import Resolver, make_resolver
+from lbkit.resolving import ResolverHost
+from lbkit.status import Status, StatusCode
+from lbkit.stub import Stub, make_stub
+from lbkit.subchannel import ConnectOptions, Dialler
+from lbkit.transport.connector import Connector, SocketConnector
+from lbkit.wire.requests import request_prefix
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+DEFAULT_BALANCER = "round_robin"
+_USER_AGENT = "lbkit-python/0.1.0"
+
+
+class UnaryUnaryMultiCallable(Generic[Request, Response]):
+    """Makes the calls of one unary method; what ``channel.unary_unary`` returns and stubs hold."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        path: str,
+        serialize: Callable[[Request], bytes] | None,
+        deserialize: Callable[[bytes], Response] | None,
+    ) -> None:
+        self.channel = channel
+        self.path = path
+        self.prefix = channel.request_prefix(path)
+        self.serialize: Callable[[Request], bytes] = serialize or bytes  # type: ignore[assignment]  # raw bytes pass
+        self.deserialize: Callable[[bytes], Response] = deserialize or bytes  # type: ignore[assignment]
+
+    def __call__(
+        self,
+        request: Request,
+        *,
+        timeout: float | None = None,
+        metadata: MetadataLike | None = None,
+        credentials: None = None,
+        wait_for_ready: bool | None = None,
+        compression: None = None,
+    ) -> UnaryUnaryCall:
+        """Start a call; ``await`` what is returned for the response.
+
+        Args:
+            request: the request message.
+            timeout: seconds until the call ends with DEADLINE_EXCEEDED; None for no limit.
+            metadata: sent with the call.
+            credentials: not supported yet.
+            wait_for_ready: wait for a backend instead of failing while all are down.
+            compression: not supported yet.
+
+        Raises:
+            ChannelClosedError, ForeignLoopError, ForkedError: the channel cannot be used here and now.
+            MetadataError: the metadata must not go on the wire.
+            NotSupportedError: credentials or compression were given.
+        """
+        if get_running_loop() is not self.channel.bound_loop:
+            self.channel.enter()
+        if credentials is not None or compression is not None:
+            not_supported("credentials= or compression= on a call", "leave it out")
+        return UnaryUnaryCall(self, self.serialize(request), timeout, metadata or EMPTY, wait_for_ready)
+
+
+class StreamingMultiCallable:
+    """Stands for a streaming method until those are here, so that stubs of mixed services can be made."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            NotSupportedError: always.
+        """
+        not_supported(f"{self.path}: a streaming call", "only unary calls are")
+
+
+class Channel:
+    """A virtual connection to a service: names are resolved, backends connected and chosen, behind each call.
+
+    ``Channel()`` does no I/O; the first call does. It then belongs to the event loop it was used on. Close it, or
+    use ``async with``.
+
+    Args:
+        target: whom to talk to, as ``scheme:///name``; the scheme selects the resolver.
+        balancer: name of the policy.
+        balancer_config: the policy's own configuration.
+        resolver: use this resolver object instead of the one that the target's scheme names.
+        authority: the ``:authority`` of requests; by default the target's path, or what stands for it.
+        user_agent: goes in front of lbkit's own in the user-agent header.
+        max_request_bytes: larger requests end with RESOURCE_EXHAUSTED before anything is sent; None for no limit.
+        max_response_bytes: larger responses end with RESOURCE_EXHAUSTED.
+        connect_timeout: seconds for one connection attempt, HTTP/2 handshake included.
+        backoff: how long to wait after failed connection attempts.
+        connector: opens byte streams; TCP and Unix sockets by default.
+        random: the source of randomness for balancing and jitter.
+
+    Raises:
+        TargetError, AddressError: the target cannot be understood.
+        UnknownPluginError: no resolver has the target's scheme, or no policy that name; says the nearest.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        balancer: str = DEFAULT_BALANCER,
+        balancer_config: Mapping[str, Any] | None = None,
+        resolver: Resolver | None = None,
+        authority: str | None = None,
+        user_agent: str = "",
+        max_request_bytes: int | None = None,
+        max_response_bytes: int = 4 * 1024 * 1024,
+        connect_timeout: float = 20.0,
+        backoff: BackoffPolicy | None = None,
+        connector: Connector | None = None,
+        random: random_module.Random | None = None,
+    ) -> None:
+        self.target = target
+        self.balancer = balancer
+        self.closing = False
+        self.bound_loop: asyncio.AbstractEventLoop | None = None  # None also when it must not be used any more
+        self.picker: Picker = QueuePicker()
+        self._resolver = resolver or make_resolver(target)
+        self._make_policy = balancers.get(balancer)
+        self._balancer_config = dict(balancer_config or {})
+        self._authority = authority or self._resolver.target.path.partition(",")[0] or "localhost"
+        self._user_agent = f"{user_agent} {_USER_AGENT}".lstrip()
+        self._connect_options = ConnectOptions(
+            connector=connector or SocketConnector(), timeout_s=connect_timeout, backoff=backoff or BackoffPolicy()
+        )
+        self._random = random or random_module.Random()
+        self._default_config = CallConfig(
+            MethodConfig(max_request_bytes=max_request_bytes, max_response_bytes=max_response_bytes)
+        )
+        self._selector: CallSelector | None = None
+        self._state = ConnectivityState.IDLE
+        self._state_watchers: list[asyncio.Future[None]] = []
+        self._queued: dict[UnaryUnaryCall, None] = {}
+        self._forked = False
+        _channels.add(self)
+
+    # Calls
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Request], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Response] | None = None,
+        _registered_method: bool = False,
+    ) -> UnaryUnaryMultiCallable[Request, Response]:
+        """Return what makes calls of a unary method. Called by generated stubs.
+
+        Args:
+            method: ``/package.Service/Method``.
+            request_serializer: makes bytes of a request; None if requests are bytes.
+            response_deserializer: makes a response of bytes; None to get the bytes.
+        """
+        return UnaryUnaryMultiCallable(self, method, request_serializer, response_deserializer)
+
+    def unary_stream(self, method: str, *args: object, **kwargs: object) -> StreamingMultiCallable:
+        """Return a stand-in that refuses calls: streaming is not here yet."""
+        return StreamingMultiCallable(method)
+
+    stream_unary = unary_stream
+    stream_stream = unary_stream
+
+    def stub(self, pb2: ModuleType, service: str | None = None) -> Stub:
+        """Return a stub made from the descriptors of a ``_pb2`` module: no plug-in of protoc is needed.
+
+        Its methods are untyped; generated ``_pb2_grpc`` stubs are typed and work as well.
+
+        Args:
+            pb2: a module that ``protoc --python_out`` wrote.
+            service: the service's name; may be left out if the module has only one.
+
+        Raises:
+            LookupError: the module has no such service; names those it has.
+        """
+        return make_stub(self, pb2, service)
+
+    # Life
+
+    async def __aenter__(self) -> Channel:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self, grace: float | None = None) -> None:
+        """Close the channel; a second time does nothing.
+
+        Args:
+            grace: seconds that running calls get to finish. None or 0 ends them with CANCELLED at once. Calls that
+                wait for a backend end at once in any case.
+
+        Raises:
+            ForeignLoopError: called on another event loop than the channel's.
+        """
+        if self.closing:
+            return
+        if self._loop_bound() and get_running_loop() is not self.loop:
+            self.enter()
+        self.closing = True
+        self.bound_loop = None
+        if not self._loop_bound():
+            return
+        await self._resolver_host.close()
+        self._policy.close()
+        queued, self._queued = self._queued, {}
+        for call in queued:
+            call.fail(Status(StatusCode.CANCELLED, "the channel was closed"))
+        if grace:
+            await asyncio.wait([asyncio.ensure_future(self._dialler.drained())], timeout=grace)
+        await self._dialler.close("the channel was closed")
+        self.deadlines.close()
+        self._set_state(ConnectivityState.SHUTDOWN)
+
+    def get_state(self, try_to_connect: bool = False) -> ConnectivityState:
+        """Return the channel's state; with ``try_to_connect`` an idle channel starts connecting.
+
+        Raises:
+            ForeignLoopError: connecting is asked for on another event loop than the channel's.
+        """
+        if try_to_connect and self._state is ConnectivityState.IDLE:
+            self._connect()
+        return self._state
+
+    async def wait_for_state_change(self, last_observed_state: ConnectivityState) -> None:
+        """Return when the state is another than ``last_observed_state``."""
+        while self._state == last_observed_state:
+            future: asyncio.Future[None] = get_running_loop().create_future()
+            self._state_watchers.append(future)
+            try:
+                await future
+            finally:
+                if future in self._state_watchers:
+                    self._state_watchers.remove(future)
+
+    async def channel_ready(self) -> None:
+        """Connect, and return when the channel is READY. Waits for ever if no backend ever is: see ``ready``."""
+        self._connect()
+        while self._state is not ConnectivityState.READY:
+            if self.closing:
+                self.enter()
+            await self.wait_for_state_change(self._state)
+
+    async def ready(self, timeout: float) -> None:
+        """Connect, and return when the channel is READY.
+
+        Raises:
+            RpcError: UNAVAILABLE, it was not READY within ``timeout`` seconds; says why.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self.channel_ready()
+        except TimeoutError:
+            raise RpcError(StatusCode.UNAVAILABLE, self._explain(timeout)) from None
+
+    def __repr__(self) -> str:
+        return f"<lbkit.Channel {self.target} {self.balancer} {self._state.name}>"
+
+    # For calls and multicallables
+
+    loop: asyncio.AbstractEventLoop
+    clock: Clock
+    deadlines: Deadlines
+
+    def enter(self) -> None:
+        """Bind the channel to the running event loop at its first use, or say why it cannot be used.
+
+        Raises:
+            ChannelClosedError, ForkedError, ForeignLoopError: it cannot.
+        """
+        if self._forked:
+            raise ForkedError(
+                f"{self!r} was made before this process ({os.getpid()}) was forked; make a new channel in the child"
+            )
+        if self.closing:
+            raise ChannelClosedError(f"{self!r} is closed; make a new channel")
+        loop = get_running_loop()
+        if self._loop_bound():
+            if loop is not self.loop:
+                raise ForeignLoopError(f"{self!r} belongs to another event loop; make one channel for each loop")
+            return
+        self._bind(loop)
+
+    def select(self, call: CallInfo) -> CallConfig:
+        """Return what configuration applies to a call."""
+        selector = self._selector
+        return self._default_config if selector is None else selector.select(call)
+
+    def queue(self, call: UnaryUnaryCall) -> None:
+        """Keep a call until there is a new picker."""
+        self._queued[call] = None
+
+    def request_prefix(self, path: str) -> Any:
+        """Return the request headers that all calls of a method share."""
+        return request_prefix(path=path, authority=self._authority, scheme="http", user_agent=self._user_agent)
+
+    # Inside
+
+    def _loop_bound(self) -> bool:
+        return "loop" in self.__dict__
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = self.bound_loop = loop
+        self.clock = loop
+        self.deadlines = Deadlines(loop)
+        self._dialler = Dialler(loop, self._random, self._connect_options)
+        self._resolver_host = ResolverHost(
+            self._resolver, clock=loop, random=self._random, update=self._resolved, fail=self._unresolved
+        )
+        self._policy = PolicyHost(
+            self._make_policy,
+            self._balancer_config,
+            dialler=self._dialler,
+            schedule=loop.call_soon,
+            publish=self._published,
+            reresolve=self._resolver_host.want,
+        )
+        self._set_state(ConnectivityState.CONNECTING)
+        self._resolver_host.start()
+
+    def _connect(self) -> None:
+        if get_running_loop() is not self.bound_loop:
+            self.enter()
+        self._policy.wake()
+
+    def _resolved(self, resolution: Resolution) -> Verdict:
+        verdict = self._policy.update(resolution)
+        if verdict.accepted:
+            self._selector = resolution.selector
+        return verdict
+
+    def _unresolved(self, error: Exception) -> None:
+        self._policy.resolver_failed(error)
+
+    def _published(self, state: ConnectivityState, picker: Picker) -> None:
+        """Use a new picker, and ask it about the calls that waited for one."""
+        self.picker = picker
+        self._set_state(state)
+        queued, self._queued = self._queued, {}
+        for call in queued:
+            call.attempt()
+
+    def _set_state(self, state: ConnectivityState) -> None:
+        if state is not self._state:
+            self._state = state
+            watchers, self._state_watchers = self._state_watchers, []
+            for future in watchers:
+                if not future.done():
+                    future.set_result(None)
+
+    def _explain(self, timeout: float) -> str:
+        answer = self.picker.pick(_Nobody())
+        status = getattr(answer, "status", None)
+        return f"not READY within {timeout} s: {status.details if status else self._state.text}"
+
+    def _after_fork(self) -> None:
+        self._forked = True
+        self.bound_loop = None
+
+
+class _Nobody:
+    """Asks a picker without being a call."""
+
+    method = ""
+    metadata = EMPTY
+    attributes: Mapping[str, object] = {}
+
+
+_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+def _refuse_in_child() -> None:
+    """Make every channel of the parent refuse its use in a forked child: the sockets are the parent's."""
+    for channel in list(_channels):
+        channel._after_fork()  # noqa: SLF001  # the class's own hook
+
+
+os.register_at_fork(after_in_child=_refuse_in_child)

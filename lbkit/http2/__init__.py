@@ -1,0 +1,1 @@
+"""HTTP/2: the engine interface and its implementations."""

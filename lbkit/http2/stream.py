@@ -1,0 +1,66 @@
+"""One HTTP/2 stream: its state machine (RFC 9113 5.1) and its counters.
+
+Streams in the idle and reserved states have no object: idle is "id not used yet", and push is refused.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lbkit.http2.interface import StreamSink
+
+# States. Small ints, and a flat table, because every frame with END_STREAM looks them up.
+OPEN = 0
+HALF_CLOSED_LOCAL = 1  # we have sent END_STREAM
+HALF_CLOSED_REMOTE = 2  # the peer has
+CLOSED = 3
+STATE_NAMES = ("open", "half-closed (local)", "half-closed (remote)", "closed")
+
+# Inputs.
+SEND_END = 0
+RECEIVE_END = 1
+RESET = 2  # RST_STREAM either way, or the end of the connection
+INPUT_NAMES = ("send END_STREAM", "receive END_STREAM", "reset")
+
+ILLEGAL = -1
+
+# TRANSITIONS[state * 3 + input] is the next state.
+TRANSITIONS = (
+    # SEND_END           RECEIVE_END         RESET
+    HALF_CLOSED_LOCAL, HALF_CLOSED_REMOTE, CLOSED,  # OPEN
+    ILLEGAL,           CLOSED,             CLOSED,  # HALF_CLOSED_LOCAL
+    CLOSED,            ILLEGAL,            CLOSED,  # HALF_CLOSED_REMOTE: more from the peer is STREAM_CLOSED
+    ILLEGAL,           ILLEGAL,            CLOSED,  # CLOSED
+)  # fmt: skip
+
+
+class Stream:
+    """What the engine knows of one stream. ``sink`` belongs to the layer above."""
+
+    __slots__ = (
+        "answered",
+        "id",
+        "pending",
+        "pending_end",
+        "receive_window",
+        "send_window",
+        "sink",
+        "state",
+        "unreturned",
+    )
+
+    def __init__(self, stream_id: int, send_window: int, receive_window: int, sink: StreamSink) -> None:
+        self.id = stream_id
+        self.sink = sink
+        self.state = OPEN
+        self.send_window = send_window
+        self.receive_window = receive_window
+        self.unreturned = 0  # bytes consumed whose window was not given back yet
+        self.pending: deque[memoryview] | None = None  # data waiting for window
+        self.pending_end = False  # END_STREAM follows the pending data
+        self.answered = False  # client: the final response headers have come
+
+    def __repr__(self) -> str:
+        return f"Stream({self.id}, {STATE_NAMES[self.state]})"

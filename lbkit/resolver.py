@@ -1,0 +1,254 @@
+"""The resolver contract: how a plug-in turns a target into endpoints, and keeps them up to date.
+
+The smallest resolver is a function::
+
+    @lbkit.resolver("myscheme", refresh=30.0)
+    async def resolve(target):
+        return ["10.0.0.1:50051", "10.0.0.2:50051"]
+
+A resolver that watches something is an async generator that yields lists, or a ``Resolver`` subclass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import inspect
+import random
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from lbkit.address import Endpoint
+from lbkit.clock import Clock
+from lbkit.errors import TargetError
+from lbkit.plugins import Registry, origin_of
+from lbkit.resolution import Resolution, Verdict
+
+DEFAULT_SCHEME = "dns"
+_PARSED_PER_TURN = 500  # endpoints parsed before other work on the event loop gets a turn
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A channel's target, taken apart as the gRPC naming document says (RFC 3986).
+
+    Attributes:
+        text: as the user wrote it.
+        scheme: selects the resolver; lower case.
+        authority: between ``//`` and the next ``/``: usually where the registry is; may be empty.
+        path: the name to resolve, percent-decoded, without its one leading ``/``.
+        query: what follows ``?``, as written; it belongs to the resolver.
+    """
+
+    text: str
+    scheme: str
+    authority: str
+    path: str
+    query: str
+
+    @classmethod
+    def parse(cls, text: str, schemes: Container[str]) -> Target:
+        """Take a target apart. Text without a scheme means ``dns:///text``.
+
+        ``scheme:rest`` counts as a scheme only if it is in ``schemes`` (else it is ``host:port``), and
+        ``scheme://`` always does, so that a mistyped scheme is not taken for a host name.
+
+        Raises:
+            TargetError: empty, blanks or control characters, or not a URI.
+        """
+        scheme, colon, rest = text.partition(":")
+        scheme = scheme.lower()
+        if not colon or not (rest.startswith("//") or scheme in schemes):
+            scheme, rest = DEFAULT_SCHEME, f"///{text}"
+        if not text or not text.isprintable() or " " in text:
+            raise TargetError(f"target {text!r} is empty or holds blanks or control characters")
+        try:
+            # With a scheme in front, else `host:1` of `dns:host:1` is split as if `host` were one.
+            parts = urlsplit(f"{DEFAULT_SCHEME}:{rest}", allow_fragments=False)
+        except ValueError as error:
+            raise TargetError(f"target {text!r} is not a URI: {error}") from None
+        return cls(text, scheme, parts.netloc, unquote(parts.path).removeprefix("/"), parts.query)
+
+    def parameters(self) -> dict[str, str]:
+        """Return the query as names and values.
+
+        Raises:
+            TargetError: not of the form ``name=value&name=value``, or a name given twice.
+        """
+        try:
+            pairs = parse_qsl(self.query, keep_blank_values=True, strict_parsing=bool(self.query))
+        except ValueError as error:
+            raise TargetError(f"target {self.text!r} has a malformed query: {error}") from None
+        if len(dict(pairs)) != len(pairs):
+            raise TargetError(f"target {self.text!r} gives a parameter twice")
+        return dict(pairs)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Sink(ABC):
+    """Where a resolver puts its answers. Made by the channel; use it on the channel's event loop only."""
+
+    clock: Clock
+    random: random.Random
+
+    @abstractmethod
+    def update(self, resolution: Resolution) -> Verdict:
+        """Publish a whole new answer; it replaces the one before. An equal one costs next to nothing.
+
+        Connections to endpoints whose addresses stay are kept, whatever else changes.
+        """
+
+    @abstractmethod
+    def fail(self, error: Exception) -> None:
+        """Report that no answer could be had just now.
+
+        The last good answer stays in use. Only a channel that never had one fails its calls, with this error.
+        """
+
+    @abstractmethod
+    async def wanted(self, minimum: float = 30.0, refresh: float | None = None) -> None:
+        """Sleep until the channel wants a new answer, or until one is due.
+
+        Returns when re-resolution was asked for (a connection broke or failed), though not earlier than
+        ``minimum`` seconds after the last ``update``; and, if ``refresh`` is given, after that many seconds.
+        """
+
+
+class Resolver(ABC):
+    """One running resolution of one target, owned by one channel. The base of resolver plug-ins.
+
+    ``lbkit.Channel`` makes the object when the channel is made (do no I/O in ``__init__``; raise TargetError
+    there if the target makes no sense), runs ``run`` as a task when the first call or ``connect`` needs it, and
+    cancels that task when the channel is closed.
+    """
+
+    # The query parameters it understands; None when it reads ``target.query`` in a form of its own.
+    parameters: ClassVar[frozenset[str] | None] = frozenset()
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    @abstractmethod
+    async def run(self, sink: Sink) -> None:
+        """Push answers into ``sink`` for as long as they may change.
+
+        Returning means that the last answer never changes. Raising means "report this, back off, and start me
+        again": the channel waits 1 s, then x1.6 up to 120 s with jitter, starting over after an accepted
+        update. No resolver needs retry code of its own. It is cancelled when the channel closes.
+        """
+
+
+ResolverFactory: TypeAlias = Callable[[Target], Resolver]
+
+Addresses: TypeAlias = Resolution | Iterable[str | Endpoint]
+
+# The short forms: called again on demand and every ``refresh`` seconds, or yielding an answer per change.
+ResolveFunction: TypeAlias = Callable[[Target], Awaitable[Addresses]] | Callable[[Target], AsyncIterator[Addresses]]
+
+
+class FunctionResolver(Resolver):
+    """Runs a plain ``async def resolve(target)`` or async generator as a resolver."""
+
+    def __init__(self, function: ResolveFunction, target: Target, refresh: float | None) -> None:
+        super().__init__(target)
+        self._function = function
+        self._refresh = refresh
+
+    async def run(self, sink: Sink) -> None:
+        """Call the function again and again, or follow the generator to its end."""
+        if inspect.isasyncgenfunction(self._function):
+            async with aclosing(self._function(self.target)) as answers:  # its `finally` runs before ours
+                async for answer in answers:
+                    sink.update(await resolution_of(answer))
+            return
+        while True:
+            answer = await self._function(self.target)  # type: ignore[misc]  # not a generator: it awaits
+            verdict = sink.update(await resolution_of(answer))
+            if not verdict.accepted:
+                raise TargetError(f"the answer for {self.target} was rejected: {verdict.reason}")
+            await sink.wanted(refresh=self._refresh)
+
+
+async def resolution_of(answer: Addresses) -> Resolution:
+    """Make a Resolution of what the short forms give, yielding to the event loop every 500 endpoints.
+
+    Raises:
+        AddressError: an address cannot be read; nothing of the answer is used.
+        TypeError: it is one string, where a list of them was meant.
+    """
+    if isinstance(answer, str):
+        raise TypeError(f"a list of addresses is needed, not the one string {answer!r}")
+    if isinstance(answer, Resolution):
+        return answer
+    endpoints: list[Endpoint] = []
+    for item in answer:
+        endpoints.append(item if isinstance(item, Endpoint) else Endpoint.parse(item))
+        if len(endpoints) % _PARSED_PER_TURN == 0:
+            await asyncio.sleep(0)
+    return Resolution(tuple(endpoints))
+
+
+def _factory(plugin: object, refresh: float | None = 30.0) -> ResolverFactory:
+    if inspect.isclass(plugin):
+        if not issubclass(plugin, Resolver):
+            raise TypeError(f"{plugin!r} must derive from lbkit.Resolver")
+        return plugin
+    if inspect.isasyncgenfunction(plugin) or inspect.iscoroutinefunction(plugin):
+        return lambda target: FunctionResolver(plugin, target, refresh)
+    raise TypeError(f"{plugin!r} must be a Resolver subclass, an async function or an async generator")
+
+
+registry: Registry[ResolverFactory] = Registry("resolver", "lbkit.resolvers", _factory)
+
+P = TypeVar("P", bound=Callable[..., Any])
+
+
+def resolver(scheme: str, *, refresh: float | None = 30.0) -> Callable[[P], P]:
+    """Register a resolver class, async function or async generator for a scheme.
+
+    Args:
+        scheme: lower case; ``myscheme`` serves targets ``myscheme:///...``.
+        refresh: seconds after which an async function is called again unasked; None for only on demand.
+
+    Raises:
+        TypeError: what is decorated is none of the three.
+    """
+
+    def register(plugin: P) -> P:
+        registry.register(scheme, _factory(plugin, refresh), origin=origin_of(plugin))
+        return plugin
+
+    return register
+
+
+def make_resolver(text: str) -> Resolver:
+    """Parse a target and make its resolver. Called by the channel's constructor; does no I/O.
+
+    Raises:
+        TargetError: the target cannot be understood, or has a parameter that its resolver does not know.
+        UnknownPluginError: no resolver has that scheme.
+    """
+    target = Target.parse(text, registry)
+    if target.scheme == DEFAULT_SCHEME and DEFAULT_SCHEME not in registry:
+        raise TargetError(
+            f"target {text!r} needs the {DEFAULT_SCHEME!r} resolver, which is not installed; "
+            f"for fixed addresses write static:///{target.path}"
+        )
+    made = registry.get(target.scheme)(target)
+    if made.parameters is None:
+        return made
+    for name in target.parameters():
+        if name not in made.parameters:
+            near = difflib.get_close_matches(name, made.parameters, n=1)
+            known = ", ".join(sorted(made.parameters)) or "none"
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TargetError(
+                f"target {text!r}: resolver {target.scheme!r} has no parameter {name!r}.{hint} Known: {known}"
+            )
+    return made

@@ -1,0 +1,109 @@
+"""Runs a resolver for a channel: starts it, backs off and restarts it, and feeds its answers to the policy."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from lbkit.backoff import Backoff, BackoffPolicy
+from lbkit.clock import Clock
+from lbkit.resolution import ACCEPTED, Resolution, Verdict
+from lbkit.resolver import Resolver, Sink
+
+_log = logging.getLogger("lbkit.resolver")
+
+
+class ResolverHost(Sink):
+    """The sink of one resolver, and the task that runs it.
+
+    Args:
+        resolver: what to run.
+        clock: the channel's event loop.
+        random: for the jitter of the back-off.
+        update: takes an answer and returns the policy's verdict.
+        fail: takes the error when there never was an answer.
+    """
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        *,
+        clock: Clock,
+        random: random.Random,
+        update: Callable[[Resolution], Verdict],
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self.clock = clock
+        self.random = random
+        self.latest: Resolution | None = None  # what the policy was last given
+        self._verdict = ACCEPTED  # and what it said
+        self._resolver = resolver
+        self._deliver = update
+        self._report = fail
+        self._backoff = Backoff(BackoffPolicy(), random)
+        self._wanted = asyncio.Event()
+        self._updated_at = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Run the resolver as a task of the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def want(self) -> None:
+        """Ask for a new answer; a hint."""
+        self._wanted.set()
+
+    async def close(self) -> None:
+        """Cancel the resolver and wait for its end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def update(self, resolution: Resolution) -> Verdict:
+        """Number the answer and hand it to the policy; an equal one goes no further."""
+        self._updated_at = self.clock.time()
+        latest = self.latest
+        if latest is not None and replace(resolution, generation=latest.generation) == latest:
+            return self._verdict
+        if resolution.service_config is not None:
+            return Verdict(accepted=False, reason="service configs are not supported yet")
+        self.latest = replace(resolution, generation=latest.generation + 1 if latest else 1)
+        self._verdict = self._deliver(self.latest)
+        if self._verdict.accepted:
+            self._backoff.reset()
+        return self._verdict
+
+    def fail(self, error: Exception) -> None:
+        """Keep the last good answer; without one, let calls fail with the error."""
+        _log.warning("resolver of %s: %s", self._resolver.target, error)
+        if self.latest is None:
+            self._report(error)
+
+    async def wanted(self, minimum: float = 30.0, refresh: float | None = None) -> None:
+        """Sleep until an answer is wanted and allowed, or due."""
+        due = self._updated_at + refresh if refresh is not None else None
+        try:
+            async with asyncio.timeout(None if due is None else max(0.0, due - self.clock.time())):
+                await self._wanted.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._wanted.clear()
+        pause = self._updated_at + minimum - self.clock.time()
+        if due is not None:
+            pause = min(pause, due - self.clock.time())
+        if pause > 0:
+            await asyncio.sleep(pause)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._resolver.run(self)
+            except Exception as error:  # a stranger's code: whatever it raises is "report, back off, again"
+                self.fail(error)
+            else:
+                return
+            await asyncio.sleep(self._backoff.next_delay())

@@ -1,0 +1,215 @@
+"""The server: handlers, listening sockets, connections, and how it stops without losing a call."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from types import ModuleType
+from typing import Any
+
+from lbkit.address import Address
+from lbkit.dispatch import Dispatcher
+from lbkit.errors import not_supported
+from lbkit.http2.hpack import Field
+from lbkit.http2.interface import EngineConfig
+from lbkit.http2.stream import Stream
+from lbkit.service import HandlerTable, handler_of_grpc, handlers_of_object
+from lbkit.transport.server import ServerConnection, listen, serve
+
+
+class Server:
+    """Serves unary gRPC methods on any number of addresses.
+
+    Generated ``add_XServicer_to_server(servicer, server)`` functions work; ``server.add(pb2, "X", servicer)`` needs
+    no generated servicer. Methods are ``async def method(self, request, context)``.
+
+    Args:
+        max_request_bytes: larger requests end with RESOURCE_EXHAUSTED.
+        max_concurrent_streams: calls that one connection may have open; more are refused, and retried by clients.
+    """
+
+    def __init__(self, *, max_request_bytes: int = 4 * 1024 * 1024, max_concurrent_streams: int = 100) -> None:
+        self._handlers = HandlerTable()
+        self._sockets: list[socket.socket] = []
+        self._listeners: list[asyncio.Server] = []
+        self._connections: set[ServerConnection] = set()
+        self._max_request_bytes = max_request_bytes
+        self._engine = EngineConfig(max_concurrent_streams=max_concurrent_streams)
+        self._dispatcher: Dispatcher | None = None  # made by start()
+        self._stopped: asyncio.Event | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    # What it serves
+
+    def add(self, pb2: ModuleType, service: str | None, servicer: object) -> None:
+        """Serve a service of a ``_pb2`` module with an object that has its methods.
+
+        Raises:
+            LookupError: the module has no such service; names those it has.
+            TypeError: no ``_pb2`` module, or the object has none of the service's methods.
+            NotSupportedError: a method is a plain function.
+        """
+        self._handlers.add(handlers_of_object(pb2, service, servicer)[1])
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
+        """Serve grpcio method handlers by name. Called by generated code.
+
+        Raises:
+            NotSupportedError: a method is a plain function.
+        """
+        paths = {f"/{service_name}/{name}": handler for name, handler in method_handlers.items()}
+        self._handlers.add({path: handler_of_grpc(path, handler) for path, handler in paths.items()})
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
+        """Ask grpcio generic handlers about methods that are not known by name. Called by generated code."""
+        for handler in generic_rpc_handlers:
+            self._handlers.add_generic(handler)
+
+    # Where it listens
+
+    def bind(self, address: str, *, tls: None = None) -> int:
+        """Take an address to listen on, once started; may be called several times.
+
+        Args:
+            address: ``host:port`` (port 0 takes a free one), ``[::]:port`` for every interface, ``unix:path``.
+            tls: not supported yet.
+
+        Returns:
+            The port; 0 for a Unix socket.
+
+        Raises:
+            AddressError: the address cannot be read.
+            OSError: it cannot be had; says why.
+            RuntimeError: the server has been started.
+        """
+        if tls is not None:
+            not_supported("tls=", "leave it out and keep the port on a network you trust")
+        if self._dispatcher is not None:
+            raise RuntimeError("bind() after start(); bind every address first")
+        sock = listen(Address.parse(address))
+        self._sockets.append(sock)
+        name = sock.getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
+
+    def add_insecure_port(self, address: str) -> int:
+        """Do what ``bind`` does; grpcio's name for it."""
+        return self.bind(address)
+
+    # Its life
+
+    async def start(self) -> None:
+        """Start accepting connections on every address bound.
+
+        Raises:
+            RuntimeError: started before, or nothing was bound.
+        """
+        if self._dispatcher is not None:
+            raise RuntimeError("a server is started once; make a new one")
+        if not self._sockets:
+            raise RuntimeError("nothing to listen on; call bind() first")
+        loop = asyncio.get_running_loop()
+        self._dispatcher = Dispatcher(loop, self._handlers, self._max_request_bytes)
+        self._stopped = asyncio.Event()
+        for sock in self._sockets:
+            self._listeners.append(await serve(sock, lambda: ServerConnection(loop, self, self._engine)))
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Stop: take no new connections and calls, let running calls finish, then end what is left.
+
+        Args:
+            grace: seconds that running calls get; None or 0 cancels them at once. A second, shorter call while
+                the first is waiting shortens the wait.
+        """
+        if self._dispatcher is None:
+            for sock in self._sockets:
+                sock.close()
+            return
+        for listener in self._listeners:
+            listener.close()
+        if grace and self._connections:
+            for connection in list(self._connections):
+                connection.drain_gracefully()
+            await asyncio.wait([connection.closed for connection in self._connections], timeout=grace)
+        await self._end()
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """Wait until the server has stopped.
+
+        Returns:
+            Whether it had not within ``timeout`` seconds, as ``grpc.aio.Server`` does.
+        """
+        if self._stopped is None:
+            raise RuntimeError("the server has not been started")
+        try:
+            async with asyncio.timeout(timeout):
+                await self._stopped.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    @asynccontextmanager
+    async def serving(self, *addresses: str, grace: float = 5.0) -> AsyncIterator[Server]:
+        """Bind, start, and stop gracefully at the end of the block, or on SIGINT and SIGTERM.
+
+        Args:
+            addresses: as for ``bind``.
+            grace: seconds that running calls get at the end.
+        """
+        for address in addresses:
+            self.bind(address)
+        await self.start()
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self._stop_on_signal, grace)
+        try:
+            yield self
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+            if self._stopping is not None:
+                await self._stopping
+            else:
+                await self.stop(grace)
+
+    def _stop_on_signal(self, grace: float) -> None:
+        """Drain on the first signal; end at once on the second."""
+        loop = asyncio.get_running_loop()
+        if self._stopping is None:
+            self._stopping = loop.create_task(self.stop(grace))
+        else:
+            for connection in list(self._connections):
+                connection.abort("the server was stopped")
+
+    async def _end(self) -> None:
+        """End every connection and every handler, and wait until they are gone."""
+        assert self._dispatcher is not None and self._stopped is not None, "only after start()"
+        connections = list(self._connections)
+        for connection in connections:
+            connection.abort("the server was stopped")
+        await asyncio.gather(*(connection.closed for connection in connections))
+        tasks = self._dispatcher.tasks
+        if tasks:
+            await asyncio.wait(set(tasks))
+        for listener in self._listeners:
+            await listener.wait_closed()
+        self._dispatcher.deadlines.close()
+        self._stopped.set()
+
+    # ServerOwner
+
+    def request(self, connection: ServerConnection, stream: Stream, fields: tuple[Field, ...], end: bool) -> None:
+        """Pass a request on to the dispatcher. Called by connections."""
+        assert self._dispatcher is not None, "connections come after start()"
+        self._dispatcher.request(connection, stream, fields, end)
+
+    def connection_opened(self, connection: ServerConnection) -> None:
+        """Keep track of a connection. Called by connections."""
+        self._connections.add(connection)
+
+    def connection_closed(self, connection: ServerConnection) -> None:
+        """Forget a connection. Called by connections."""
+        self._connections.discard(connection)

@@ -1,0 +1,1 @@
+"""HTTP/2 connections on asyncio: one client connection, one server connection, listeners and connectors."""

@@ -1,0 +1,34 @@
+"""How a client gets a byte stream to an address: the seam for other networks (in memory, through a proxy)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from lbkit.address import Address
+
+
+class Connector(Protocol):
+    """Opens one byte stream. ``lbkit.Channel`` takes one as ``connector=``."""
+
+    async def connect(self, address: Address, protocol: Callable[[], asyncio.BufferedProtocol], /) -> None:
+        """Connect, and hand the transport to a new ``protocol()`` through its ``connection_made``.
+
+        Cancelled when the attempt takes too long.
+
+        Raises:
+            OSError: there is no connection to be had; the text goes into the call's status.
+        """
+
+
+class SocketConnector:
+    """TCP and Unix sockets on the running event loop."""
+
+    async def connect(self, address: Address, protocol: Callable[[], asyncio.BufferedProtocol]) -> None:
+        """Connect to a host and port, or to a path. asyncio sets TCP_NODELAY."""
+        loop = asyncio.get_running_loop()
+        if address.port is None:
+            await loop.create_unix_connection(protocol, address.host)
+        else:
+            await loop.create_connection(protocol, address.host, address.port)

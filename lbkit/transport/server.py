@@ -1,0 +1,143 @@
+"""The server's end of one connection, and the sockets that connections come in on."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from lbkit.address import Address
+from lbkit.http2 import frames
+from lbkit.http2.frames import ErrorCode
+from lbkit.http2.hpack import Field
+from lbkit.http2.interface import EngineConfig
+from lbkit.http2.stream import Stream
+from lbkit.transport.connection import Connection
+from lbkit.transport.state import CLOSED, HANDSHAKE
+
+_HANDSHAKE_TIMEOUT_S = 10.0
+_GOAWAY_PING = b"\x01\x06\x01\x08\x00\x03\x03\x09"  # as grpc-go's, so that traces look familiar
+_GOAWAY_WAIT_S = 5.0  # for the answer to that PING
+
+
+class ServerOwner(Protocol):
+    """Who serves the requests that come in."""
+
+    def request(self, connection: ServerConnection, stream: Stream, fields: tuple[Field, ...], end: bool) -> None:
+        """Serve a new stream; set ``stream.sink``."""
+
+    def connection_opened(self, connection: ServerConnection) -> None:
+        """Take note of a new connection."""
+
+    def connection_closed(self, connection: ServerConnection) -> None:
+        """Take note that a connection is gone."""
+
+
+class ServerConnection(Connection):
+    """A connection that requests come in on."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: ServerOwner, config: EngineConfig) -> None:
+        super().__init__(loop, client=False, config=config)
+        self._owner = owner
+        self._timer: asyncio.TimerHandle | None = None
+        self._draining = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; a peer that does not complete the handshake in time is dropped."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(_HANDSHAKE_TIMEOUT_S, self.abort, "no HTTP/2 handshake in time")
+        self._owner.connection_opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End every stream that is left."""
+        self._stop_timer()
+        super().connection_lost(exc)
+        self._owner.connection_closed(self)
+
+    def on_state(self) -> None:
+        """Stop the handshake's clock once it is over."""
+        if self.state != HANDSHAKE and not self._draining:
+            self._stop_timer()
+
+    def request(self, stream: Stream, fields: tuple[Field, ...], end: bool) -> None:
+        """Pass a new stream on."""
+        self._owner.request(self, stream, fields, end)
+
+    def goaway(self, last_stream_id: int, code: int, debug: bytes) -> None:
+        """Finish what is open: a client that says GOAWAY opens nothing more."""
+        self.drain()
+
+    def drain_gracefully(self) -> None:
+        """Tell the client to go elsewhere without losing a call that is on its way.
+
+        First GOAWAY with the highest id and a PING: the client stops opening streams, and its answer proves that
+        all it had opened have arrived. Then GOAWAY with the last id, and close when the streams are over
+        (RFC 9113 6.8).
+        """
+        if self._draining or self.state == CLOSED:
+            return
+        self._draining = True
+        self._stop_timer()
+        self.engine.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR, b"graceful_stop")
+        self.engine.ping(_GOAWAY_PING)
+        self._timer = self.loop.call_later(_GOAWAY_WAIT_S, self._say_last)
+        self.kick()
+
+    def pong(self, payload: bytes) -> None:
+        """Go on with the graceful drain."""
+        if self._draining and payload == _GOAWAY_PING:
+            self._say_last()
+
+    def _say_last(self) -> None:
+        self._stop_timer()
+        if self.state != CLOSED:
+            self.engine.goaway(None, ErrorCode.NO_ERROR, b"graceful_stop")
+            self.kick()
+            self.drain()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def listen(address: Address) -> socket.socket:
+    """Return a socket bound to ``address``, not yet listening. Port 0 takes a free one.
+
+    Raises:
+        OSError: the address cannot be had; says which and why.
+    """
+    try:
+        if address.port is None:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            return _bound(sock, address.host)
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and address.host == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # all of IPv4 too, as grpc binds it
+        return _bound(sock, where)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error
+
+
+def _bound(sock: socket.socket, where: object) -> socket.socket:
+    try:
+        sock.bind(where)  # type: ignore[arg-type]  # a path, or what getaddrinfo gave
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+async def serve(
+    sock: socket.socket, factory: Callable[[], asyncio.BufferedProtocol], *, backlog: int = 1024
+) -> asyncio.Server:
+    """Accept connections on a bound socket."""
+    loop = asyncio.get_running_loop()
+    if sock.family == socket.AF_UNIX:
+        return await loop.create_unix_server(factory, sock=sock, backlog=backlog)
+    return await loop.create_server(factory, sock=sock, backlog=backlog)

@@ -1,0 +1,105 @@
+"""Metadata as header fields: what may be sent, and how ``-bin`` values travel (PROTOCOL-HTTP2, Custom-Metadata)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+
+from lbkit.errors import MetadataError
+from lbkit.metadata import EMPTY, Metadata, MetadataLike, Pair, pairs
+from lbkit.status import StatusCode
+from lbkit.wire.faults import WireFault
+
+Field = tuple[bytes, bytes]
+
+_is_key = re.compile(r"[0-9a-z_.\-]+").fullmatch
+
+# Not the application's to send: the protocol sets them itself, or HTTP/2 forbids them.
+_NOT_SENT = frozenset(
+    ("content-type", "te", "user-agent", "host", "connection", "keep-alive", "proxy-connection")
+    + ("transfer-encoding", "upgrade", "content-length")
+)
+# Not shown to the application: they are the protocol's own.
+_NOT_SHOWN = frozenset(
+    (b"content-type", b"te", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-message", b"grpc-status")
+    + (b"grpc-timeout", b"grpc-message-type", b"content-length", b"host", b"date")
+)
+
+_KEYS_MAX = 1024
+_keys: dict[str, tuple[bytes, bool]] = {}  # checked keys: (as bytes, whether the value is binary)
+
+
+def _check_key(key: object) -> tuple[bytes, bool]:
+    if not isinstance(key, str) or not _is_key(key):
+        raise MetadataError(f"metadata key {key!r}: use lower-case letters, digits, '_', '-' and '.'")
+    if key in _NOT_SENT or key.startswith("grpc-"):
+        raise MetadataError(f"metadata key {key!r} belongs to the protocol; choose another one")
+    known = key.encode(), key.endswith("-bin")
+    if len(_keys) < _KEYS_MAX:
+        _keys[key] = known
+    return known
+
+
+def encode_metadata(metadata: MetadataLike) -> list[Field]:
+    """Return the header fields of metadata given by the application.
+
+    Raises:
+        MetadataError: a key or value that must not go on the wire; says which and why.
+    """
+    fields: list[Field] = []
+    try:
+        for key, value in pairs(metadata):
+            name, binary = _keys.get(key) or _check_key(key)
+            if binary:
+                if not isinstance(value, bytes):
+                    raise MetadataError(f"metadata {key!r}: a key that ends in -bin takes bytes, not {value!r}")
+                fields.append((name, base64.b64encode(value).rstrip(b"=")))
+            else:
+                text = value if isinstance(value, str) else _ascii(key, value)
+                if not (text.isascii() and text.isprintable()):
+                    raise MetadataError(
+                        f"metadata {key!r}: {value!r} is not printable ASCII; name the key {key}-bin to send bytes"
+                    )
+                fields.append((name, text.encode("ascii")))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, MetadataError):
+            raise
+        raise MetadataError(f"metadata must be pairs of (key, value), not {metadata!r}") from error
+    return fields
+
+
+def _ascii(key: str, value: object) -> str:
+    if not isinstance(value, bytes):
+        raise MetadataError(f"metadata {key!r}: the value must be str or bytes, not {value!r}")
+    return value.decode("latin-1")
+
+
+def decode_metadata(fields: Iterable[Field]) -> Metadata:
+    """Return what the application gets to see of received header fields.
+
+    Values outside ASCII are kept, one character a byte: the protocol says that they must not be an error.
+
+    Raises:
+        WireFault: INTERNAL, a ``-bin`` value is not base64.
+    """
+    found: list[Pair] = []
+    for name, value in fields:
+        if name[:1] == b":" or name in _NOT_SHOWN:
+            continue
+        if name.endswith(b"-bin"):
+            key = name.decode()
+            found.extend((key, _decode_binary(key, part)) for part in value.split(b","))
+        else:
+            found.append((name.decode(), value.decode("latin-1")))
+    return Metadata(found) if found else EMPTY
+
+
+def _decode_binary(key: str, value: bytes) -> bytes:
+    value = value.strip()
+    try:
+        # Both padded and unpadded forms must be accepted.
+        return base64.b64decode(value.rstrip(b"=") + b"=" * (-len(value.rstrip(b"=")) % 4), validate=True)
+    except binascii.Error:
+        raise WireFault(StatusCode.INTERNAL, f"metadata {key!r} is not base64") from None

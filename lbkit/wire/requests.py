@@ -1,0 +1,96 @@
+"""Request headers of a gRPC call: built by the client, read by the server (PROTOCOL-HTTP2, "Requests")."""
+
+from __future__ import annotations
+
+from lbkit.http2.hpack import Prefix
+from lbkit.metadata import Metadata
+from lbkit.status import StatusCode
+from lbkit.wire.faults import WireFault
+from lbkit.wire.metadata import Field, decode_metadata
+from lbkit.wire.timeout import decode_timeout
+
+_TYPE = b"application/grpc"
+
+
+def request_prefix(*, path: str, authority: str, scheme: str, user_agent: str) -> Prefix:
+    """Return the headers that all calls of a method have in common, in the order of the specification."""
+    return Prefix(
+        (
+            (b":method", b"POST"),
+            (b":scheme", scheme.encode()),
+            (b":path", path.encode()),
+            (b":authority", authority.encode()),
+            (b"te", b"trailers"),
+            (b"content-type", _TYPE),
+            (b"user-agent", user_agent.encode()),
+        )
+    )
+
+
+class RequestHead:
+    """What a server needs to know of a request's headers before it runs the handler.
+
+    Attributes:
+        path: ``/package.Service/Method``, as bytes.
+        timeout_s: the caller's time-out in seconds, or None.
+        fields: everything that came.
+    """
+
+    __slots__ = ("_metadata", "fields", "path", "timeout_s")
+
+    def __init__(self, fields: tuple[Field, ...]) -> None:
+        """Read the fields of a request that passed HTTP/2's own checks.
+
+        Raises:
+            RequestRefused: not a gRPC request; carries the HTTP status to answer with.
+            WireFault: INTERNAL, a gRPC header is malformed.
+        """
+        self.fields = fields
+        self.path = b""
+        self.timeout_s: float | None = None
+        self._metadata: Metadata | None = None
+        method = kind = b""
+        binary = False
+        for name, value in fields:
+            # Ordered by how early a client may stop the comparison; seven of these come with every call.
+            if name == b":path":
+                self.path = value
+            elif name == b":method":
+                method = value
+            elif name == b"content-type":
+                kind = value
+            elif name == b"grpc-timeout":
+                self.timeout_s = decode_timeout(value)
+            elif name == b"grpc-encoding" and value != b"identity":
+                raise WireFault(
+                    StatusCode.UNIMPLEMENTED, f"grpc-encoding {value.decode('latin-1')!r} is not known here"
+                )
+            elif name[-4:] == b"-bin":
+                binary = True
+        if method != b"POST":
+            raise RequestRefused(405, StatusCode.INTERNAL, f"method {method.decode('latin-1')!r}; gRPC uses POST")
+        if kind != _TYPE and not is_grpc(kind):
+            raise RequestRefused(
+                415, StatusCode.UNKNOWN, f"content-type {kind.decode('latin-1')!r} is not application/grpc"
+            )
+        if binary:
+            self._metadata = decode_metadata(fields)  # now, as it may be refused
+
+    def metadata(self) -> Metadata:
+        """Return what the application gets to see; decoded when it is first asked for."""
+        if self._metadata is None:
+            self._metadata = decode_metadata(self.fields)
+        return self._metadata
+
+
+def is_grpc(content_type: bytes) -> bool:
+    """Whether a content type is one this build can serve: protobuf or unspecified."""
+    return content_type == _TYPE or content_type == _TYPE + b"+proto" or content_type.startswith(_TYPE + b";")
+
+
+class RequestRefused(WireFault):
+    """Not a gRPC request: answered with an HTTP status of its own."""
+
+    def __init__(self, http_status: int, code: StatusCode, details: str) -> None:
+        super().__init__(code, details)
+        self.http_status = http_status

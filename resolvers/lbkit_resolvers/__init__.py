@@ -1,0 +1,1 @@
+"""The resolvers that ship with lbkit; each is found through the ``lbkit.resolvers`` entry points."""

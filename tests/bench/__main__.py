@@ -1,0 +1,159 @@
+"""Run the benchmark: ``python -m tests.bench [--quick] [--json PATH] [--only NAME]``.
+
+The exit status is 0 unless something broke; a slow number is shown, never a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.bench import imports, matrix, memory, report, verdicts
+from tests.bench.load import metadata_cost_us
+from tests.bench.processes import BrokenError, Cores, run, serving
+
+PARTS = ("imports", "matrix", "pick", "update", "memory")
+_QUIET_SWING = 1.5
+_UNKNOWN = {"pick": lambda: verdicts.of_pick({}), "update": lambda: verdicts.of_update({})}
+
+
+class Bench:
+    """One run of the chosen parts: measures, prints, and keeps what the JSON file needs."""
+
+    def __init__(self, quick: bool) -> None:
+        """Choose the cores and the lengths of the runs."""
+        self.quick = quick
+        self.cores = Cores.choose()
+        self.parts: dict[str, Any] = {}
+        self.verdicts: list[verdicts.Verdict] = []
+        self.broken: list[str] = []
+
+    def imports(self) -> None:
+        """Time the imports in fresh interpreters."""
+        times, failures = imports.measure(3 if self.quick else 7)
+        self.broken += failures
+        self.parts["imports_ms"] = times
+        self.verdicts += verdicts.of_imports(times)
+        print("\nimport in a fresh interpreter, median")
+        self._print([("module", "ms"), *((name, report.number(value)) for name, value in times.items())])
+
+    def matrix(self) -> None:
+        """Measure each client against each server."""
+        cost = metadata_cost_us()
+        rounds, seconds = (1, 1.0) if self.quick else (3, 1.0)
+        chosen = matrix.cells(self.quick)
+        results = matrix.measure(chosen, self.cores, rounds, seconds, _progress)
+        self.parts["metadata_us"] = cost
+        self.parts["matrix"] = list(matrix.as_json(results))
+        self.verdicts += verdicts.of_matrix(results)
+        for cell, found in results.items():
+            if found.failure:
+                self.broken.append(f"{cell.client} > {cell.server}: {found.failure}")
+        print(f"\nunary echo of 100 bytes, medians of {rounds} x {seconds:.0f} s per cell")
+        print(
+            f"  each call has a deadline and fresh trace metadata ({cost:.1f} us of the client's CPU to make)"
+        )
+        print(f"  ratio of RPC/s: to {matrix.BASELINE} at both ends")
+        print(f"  ratio of client us (CPU per call): to {matrix.BASELINE}'s client on the same server")
+        print("  each ratio is the median of those within a round")
+        omitted = [peer.name for peer in matrix.PEERS if peer.installed and not peer.balances]
+        for line in report.matrix_lines(results, omitted):
+            print(line)
+        self.parts["baseline_swing"] = swing = matrix.baseline_swing(results)
+        if swing > _QUIET_SWING:
+            print(
+                f"\n  the machine was not quiet: {matrix.BASELINE} alone swung {swing:.1f}-fold between rounds"
+            )
+
+    def pick(self) -> None:
+        """Time a pick of round_robin."""
+        found = run("tests.bench.peers.lbkit_pick", [], self.cores.client, timeout=60.0)
+        self.parts["pick_ns"] = found
+        self.verdicts += verdicts.of_pick(found)
+        print("\none pick of round_robin")
+        self._print([("endpoints", "ns"), *((size, report.number(value)) for size, value in found.items())])
+
+    def update(self) -> None:
+        """Time a large update of addresses."""
+        module = "tests.bench.peers.lbkit_update"
+        with contextlib.ExitStack() as stack:
+            ports = []
+            for part in ("0", "1"):
+                serve = serving(module, self.cores.server, arguments=["--part", part])
+                ports += [str(port) for _, port in stack.enter_context(serve)]
+            found = run(module, ["measure", "--ports", ",".join(ports)], self.cores.client, timeout=150.0)
+        self.parts["update"] = found
+        self.verdicts += verdicts.of_update(found)
+        print(f"\n{found['endpoints']} new endpoints in one update, each a server that answers")
+        figures = {name: value for name, value in found.items() if name != "endpoints"}
+        self._print([("figure", "ms"), *((name, report.number(value)) for name, value in figures.items())])
+
+    def memory(self) -> None:
+        """Measure idle connections."""
+        count = 300 if self.quick else 1000
+        found = memory.measure(self.cores, count)
+        self.parts["idle_connection"] = found
+        print(f"\nresident memory of a connection that is idle after one call, kB, mean of {count}")
+        rows: list[tuple[str, ...]] = [("implementation", "server", "client")]
+        for name, entry in found.items():
+            if entry["failure"]:
+                self.broken.append(f"memory of {name}: {entry['failure']}")
+            sides = [entry["server_bytes"], entry["client_bytes"]]
+            rows.append((name, *(report.number(None if side is None else side / 1e3) for side in sides)))
+        self._print(rows)
+
+    def _print(self, rows: list[tuple[str, ...]]) -> None:
+        for line in report.table(rows):
+            print(line)
+
+    def run(self, names: list[str]) -> Iterator[str]:
+        """Run the parts in order; a part that breaks does not keep the others from running."""
+        for name in names:
+            started = time.perf_counter()
+            try:
+                getattr(self, name)()
+            except BrokenError as error:
+                self.broken.append(f"{name}: {error}")
+                self.verdicts += _UNKNOWN.get(name, lambda: ())()
+            yield f"{name} took {time.perf_counter() - started:.0f} s"
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    description = "Measure lbkit beside its peers."
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=description)
+    parser.add_argument("--quick", action="store_true", help="one round and fewer cells: under 90 seconds")
+    parser.add_argument("--json", type=Path, default=Path(".cache/bench.json"), help="where the figures go")
+    parser.add_argument("--only", choices=PARTS, action="append", help="run this part; repeatable")
+    arguments = parser.parse_args()
+    facts = report.machine()
+    bench = Bench(arguments.quick)
+    bench.cores.take_client()
+    print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+    print(bench.cores.describe())
+    for line in bench.run(arguments.only or list(PARTS)):
+        _progress(line)
+    _progress("")
+    print()
+    for line in report.verdict_lines(bench.verdicts):
+        print(line)
+    report.write_json(arguments.json, facts, bench.parts, bench.verdicts)
+    print(f"\nfigures: {arguments.json}")
+    for failure in dict.fromkeys(bench.broken):
+        print(f"BROKEN  {failure}", file=sys.stderr)
+    return 1 if bench.broken else 0
+
+
+def _progress(text: str) -> None:
+    """Show what is going on, on one line, where somebody watches."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

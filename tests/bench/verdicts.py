@@ -1,0 +1,93 @@
+"""The numbers that lbkit promises, each compared with what this run measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from tests.bench.matrix import BASELINE, Cell, Results, ratios
+
+BOTH_ENDS = "lbkit at both ends"
+CLIENT_ONLY = "lbkit as the client"
+ALONE = "lbkit alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One promise: what it says, with which side it holds, and how this run did."""
+
+    promise: str
+    scope: str
+    figure: str
+    met: bool | None
+
+    @property
+    def word(self) -> str:
+        """Return ``met``, ``MISSED``, or ``not run`` when the figure was not measured."""
+        return "not run" if self.met is None else "met" if self.met else "MISSED"
+
+
+def of_matrix(results: Results) -> Iterator[Verdict]:
+    """Judge the mixed matrix."""
+    yield _at_least(
+        f"32 in flight, three backends: RPC/s >= 5x {BASELINE} at both ends",
+        5.0,
+        ratios(results, Cell("lbkit", "lbkit", 3, 32), Cell(BASELINE, BASELINE, 3, 32), "rate"),
+    )
+    yield _at_most(
+        f"one in flight, one backend: median latency <= 0.5x {BASELINE} at both ends",
+        BOTH_ENDS,
+        ratios(results, Cell("lbkit", "lbkit", 1, 1), Cell(BASELINE, BASELINE, 1, 1), "median_ms"),
+    )
+    yield _at_most(
+        f"32 in flight, three backends of {BASELINE}: client CPU <= 0.5x {BASELINE}'s client",
+        CLIENT_ONLY,
+        ratios(results, Cell("lbkit", BASELINE, 3, 32), Cell(BASELINE, BASELINE, 3, 32), "client_us"),
+    )
+
+
+def of_imports(times: Mapping[str, float]) -> Iterator[Verdict]:
+    """Judge the import times, in milliseconds."""
+    own, other = times.get("lbkit"), times.get("grpc.aio")
+    promise = "import lbkit takes no longer than import grpc.aio"
+    if own is None or other is None:
+        yield Verdict(promise, ALONE, "-", None)
+    else:
+        yield Verdict(promise, ALONE, f"{own:.0f} ms against {other:.0f} ms", own <= other)
+
+
+def of_pick(found: Mapping[str, float]) -> Iterator[Verdict]:
+    """Judge the times of a pick, in nanoseconds by number of endpoints."""
+    yield _limit("round_robin pick among 1000 endpoints <= 1 us", found.get("1000"), 1000.0, "ns")
+
+
+def of_update(found: Mapping[str, float]) -> Iterator[Verdict]:
+    """Judge the large update, in milliseconds."""
+    update = "10 000 endpoints in one update:"
+    yield _limit(f"{update} picker in <= 100 ms", found.get("first picker"), 100.0, "ms")
+    yield _limit(
+        f"{update} the loop never blocked > 20 ms", found.get("longest turn of the loop"), 20.0, "ms"
+    )
+
+
+def _at_least(promise: str, least: float, values: Sequence[float]) -> Verdict:
+    return Verdict(promise, BOTH_ENDS, _spread(values), median(values) >= least if values else None)
+
+
+def _at_most(promise: str, scope: str, values: Sequence[float], most: float = 0.5) -> Verdict:
+    return Verdict(promise, scope, _spread(values), median(values) <= most if values else None)
+
+
+def _limit(promise: str, value: float | None, limit: float, unit: str) -> Verdict:
+    if value is None:
+        return Verdict(promise, ALONE, "-", None)
+    return Verdict(promise, ALONE, f"{value:,.1f} {unit}", value <= limit)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.2f}x"
+    return f"{median(values):.2f}x ({min(values):.2f} to {max(values):.2f})"

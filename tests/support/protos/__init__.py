@@ -1,0 +1,1 @@
+"""Protos of the tests with their generated code; `scripts/protos` makes it anew."""
