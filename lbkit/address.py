@@ -28,7 +28,7 @@ class Address(NamedTuple):
         Raises:
             AddressError: no port, a port outside 0..65535, an empty host, or an IPv6 literal without brackets.
         """
-        host, colon, port = text.rpartition(":")
+        host, _, port = text.rpartition(":")
         if host == "unix" or text.startswith("unix:"):
             path = text.removeprefix("unix:").removeprefix("//")
             if not path:

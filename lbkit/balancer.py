@@ -26,6 +26,7 @@ from lbkit.picking import FailPicker, Pick, Picked, Picker, QueuePicker
 from lbkit.plugins import Registry, origin_of
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
 
+_MADE_PER_TURN = 500  # subchannels made before other work on the event loop gets a turn
 _LISTED = 10  # backends named in an error text; the rest is counted
 
 IDLE = ConnectivityState.IDLE
@@ -85,6 +86,10 @@ class Controller(ABC):
     def reresolve(self) -> None:
         """Hint that the addresses may be stale: a connection broke, or a round of attempts failed."""
 
+    @abstractmethod
+    def settle_again(self) -> None:
+        """Call ``settle`` once more in the next turn of the event loop: there is work left for it."""
+
 
 class Balancer(ABC):
     """One running policy of one channel. The base of balancer plug-ins.
@@ -140,9 +145,10 @@ class EndpointBalancer(Balancer):
 
     def __init__(self, controller: Controller, config: Mapping[str, Any]) -> None:
         super().__init__(controller, config)
-        self.subchannels: dict[Hashable, Subchannel] = {}  # by endpoint identity, in the order of the update
+        self.subchannels: dict[Hashable, Subchannel] = {}  # by endpoint identity
         self._states: dict[Subchannel, ConnectivityState] = {}  # sticky: see the class docstring
         self._counts = StateCounts()
+        self._unmade: list[Endpoint] = []  # endpoints that have no subchannel yet
         self._resolver_error: Exception | None = None
         self._changed = False
 
@@ -151,29 +157,23 @@ class EndpointBalancer(Balancer):
         """Make the picker over the READY subchannels; there is at least one."""
 
     def update(self, resolution: Resolution) -> Verdict:
-        """Keep what stays, connect to what is new, shut down what is gone."""
-        before = self.subchannels
-        after: dict[Hashable, Subchannel] = {}
-        for endpoint in resolution.endpoints:
-            identity = endpoint.identity
-            if identity in after:
-                continue  # listed twice: one backend all the same
-            subchannel = before.pop(identity, None)
-            if subchannel is None:
-                subchannel = self.controller.new_subchannel(endpoint)
-                self._states[subchannel] = IDLE
-                self._counts.add(IDLE)
-                subchannel.connect()
-            elif subchannel.endpoint is not endpoint:
-                subchannel.revise(endpoint)
-            after[identity] = subchannel
-        self.subchannels = after
-        for gone in before.values():
+        """Keep what stays, shut down what is gone, and have ``settle`` connect to what is new."""
+        listed = {endpoint.identity: endpoint for endpoint in resolution.endpoints}
+        for identity in [identity for identity in self.subchannels if identity not in listed]:
+            gone = self.subchannels.pop(identity)
             self._counts.remove(self._states.pop(gone))
             gone.shutdown()
+        for identity, subchannel in self.subchannels.items():
+            endpoint = listed.pop(identity)
+            if subchannel.endpoint is not endpoint:
+                subchannel.revise(endpoint)
+        self._unmade = list(listed.values())
+        self._unmade.reverse()  # taken from the end, in the order of the answer
         self._resolver_error = None
         self._changed = True
-        return ACCEPTED if after else Verdict(accepted=False, reason="the answer has no endpoints")
+        if not resolution.endpoints:
+            return Verdict(accepted=False, reason="the answer has no endpoints")
+        return ACCEPTED
 
     def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
         """Follow one subchannel, with sticky failure."""
@@ -199,21 +199,30 @@ class EndpointBalancer(Balancer):
         self._changed = True
 
     def settle(self) -> None:
-        """Publish the picker of the present states, if they changed."""
-        if not self._changed:
-            return
-        self._changed = False
+        """Make subchannels that are missing, a few at a time, and publish the picker of the present states."""
+        for _ in range(min(len(self._unmade), _MADE_PER_TURN)):
+            subchannel = self.controller.new_subchannel(self._unmade.pop())
+            self.subchannels[subchannel.endpoint.identity] = subchannel
+            self._states[subchannel] = IDLE
+            self._counts.add(IDLE)
+            subchannel.connect()
+        if self._unmade:
+            self.controller.settle_again()
+        if self._changed:
+            self._changed = bool(self._unmade)
+            self._publish()
+
+    def _publish(self) -> None:
         state = self._counts.aggregate()
+        ready: list[Subchannel] = []
         if state is READY:
             ready = [subchannel for subchannel in self.subchannels.values() if subchannel.state is READY]
-            if ready:
-                self.controller.publish(READY, self.make_picker(ready))
-                return
-            state = ConnectivityState.CONNECTING
-        if state is ConnectivityState.CONNECTING:
-            self.controller.publish(state, QueuePicker())
-        else:
+        if ready:
+            self.controller.publish(READY, self.make_picker(ready))
+        elif state is TRANSIENT_FAILURE and not self._unmade:
             self.controller.publish(TRANSIENT_FAILURE, FailPicker(self.explain))
+        else:
+            self.controller.publish(ConnectivityState.CONNECTING, QueuePicker())
 
     def explain(self) -> str:
         """Say why no call can be served now: each backend, its error, its next try."""
@@ -231,6 +240,7 @@ class EndpointBalancer(Balancer):
         self.subchannels = {}
         self._states = {}
         self._counts = StateCounts()
+        self._unmade = []
 
 
 def explain_failures(policy: str, subchannels: Sequence[Subchannel]) -> str:

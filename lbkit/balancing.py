@@ -106,6 +106,10 @@ class PolicyHost(Controller):
         """Pass the wish for fresh addresses to the resolver."""
         self._reresolve()
 
+    def settle_again(self) -> None:
+        """Come back to the policy in the next turn."""
+        self._wake_later()
+
     def _enqueue(self, news: Callable[[], object]) -> None:
         if not self._closed:
             self._news.append(news)

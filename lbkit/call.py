@@ -165,7 +165,13 @@ class UnaryUnaryCall:
             CancelledError: the call was cancelled with ``cancel()``, or the awaiting task was.
         """
         if self._status is None:
-            yield from self._end().__await__()
+            if self._future is None:
+                self._future = self._channel.loop.create_future()
+            try:
+                yield from self._future
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
         status = self._status
         if status is OK:
             return self._response

@@ -20,6 +20,7 @@ from lbkit.transport.client import ClientConnection, open_connection
 from lbkit.transport.connector import Connector, SocketConnector
 
 MAX_DIALS = 100  # connection attempts of one channel at a time
+_DIALS_PER_TURN = 10  # started before other work on the event loop gets a turn
 
 IDLE = ConnectivityState.IDLE
 CONNECTING = ConnectivityState.CONNECTING
@@ -74,26 +75,38 @@ class Dialler:
         self.random = random
         self.options = options
         self._queue: deque[Subchannel] = deque()
+        self._due = False  # a callback that starts attempts is scheduled
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: set[ClientConnection] = set()
 
     def submit(self, subchannel: Subchannel) -> None:
         """Dial for ``subchannel`` when it is its turn."""
         self._queue.append(subchannel)
-        self._next()
+        self._start_soon()
 
     def opened(self, connection: ClientConnection) -> None:
         """Keep track of a connection until its socket is closed, whatever becomes of its subchannel."""
         self._connections.add(connection)
         connection.closed.add_done_callback(lambda _: self._connections.discard(connection))
 
-    def _next(self) -> None:
-        while self._queue and len(self._tasks) < MAX_DIALS:
+    def _start_soon(self) -> None:
+        if not self._due and self._queue and len(self._tasks) < MAX_DIALS:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def _start(self) -> None:
+        """Start some of the attempts that wait; more of them in the next turn."""
+        self._due = False
+        loop = asyncio.get_running_loop()
+        room = min(_DIALS_PER_TURN, MAX_DIALS - len(self._tasks))
+        while self._queue and room > 0:
             subchannel = self._queue.popleft()
-            if subchannel.state is IDLE:
-                task = asyncio.get_running_loop().create_task(subchannel.dial())
+            if subchannel.state is IDLE:  # else it was shut down meanwhile
+                room -= 1
+                task = loop.create_task(subchannel.dial())
                 self._tasks.add(task)
                 task.add_done_callback(self._done)
+        self._start_soon()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -101,7 +114,7 @@ class Dialler:
             task.get_loop().call_exception_handler(
                 {"message": "a connection attempt failed unexpectedly", "exception": error, "task": task}
             )
-        self._next()
+        self._start_soon()
 
     async def close(self, reason: str) -> None:
         """Cancel every attempt, end every connection, and wait until their sockets are closed."""

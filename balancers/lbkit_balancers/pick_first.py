@@ -51,7 +51,7 @@ class PickFirst(Balancer):
         self._current: Subchannel | None = None  # the one that the pass waits for
         self._failures = 0  # since re-resolution was last asked for
         self._resolver_error: Exception | None = None
-        self._published = self._view()
+        self._published: tuple[Phase, bool, Subchannel | None] | None = self._view()
 
     def update(self, resolution: Resolution) -> Verdict:
         """Drop what is gone, and start over unless the connection in use stays."""
@@ -82,6 +82,8 @@ class PickFirst(Balancer):
         """Do what ``RULES`` says, if it says anything."""
         if self._subchannels.get(subchannel.endpoint.identity) is not subchannel:
             return
+        if subchannel is self._selected:
+            self._published = None  # calls that just missed its connection wait for the next picker
         if state is not subchannel.state and state in (IDLE, CONNECTING):
             return  # out of date: the news that follows says more. A failure or a success has happened all the same.
         rule = RULES.get((self._phase, state))
@@ -125,7 +127,9 @@ class PickFirst(Balancer):
 
     def explain(self) -> str:
         """Say why no call can be served now: each backend, its error, its next try."""
-        made = [self._subchannels[each.identity] for each in self._order if each.identity in self._subchannels]
+        made = [
+            self._subchannels[each.identity] for each in self._order if each.identity in self._subchannels
+        ]
         if not made:
             return str(self._resolver_error or "the resolver's answer has no endpoints")
         return explain_failures("pick_first", made)
@@ -184,6 +188,9 @@ class PickFirst(Balancer):
     def _lost(self, subchannel: Subchannel) -> None:
         if subchannel.state is READY:  # and back already
             return
+        self._published = (
+            None  # IDLE may be what was published last, but those who waited then must ask again
+        )
         self._phase, self._failing = Phase.IDLE, False
         self._selected, self._current = None, None
         self.controller.reresolve()

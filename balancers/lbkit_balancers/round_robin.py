@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any
 
 from lbkit.balancer import Controller, EndpointBalancer, Subchannel
@@ -29,29 +29,31 @@ class RoundRobin(EndpointBalancer):
         self._rotation: _Rotation | None = None
 
     def make_picker(self, ready: Sequence[Subchannel]) -> Picker:
-        """Let the turn go on from where it is among the ones that are READY now."""
+        """Go on behind the place of the last turn, with the ones that are READY now."""
         random = self.controller.random.random
-        turn = random() if self._rotation is None else self._places[self._rotation.coming().subchannel]
+        turn = random() if self._rotation is None else self._places[self._rotation.last().subchannel]
         known = self._places
         self._places = {
             subchannel: known[subchannel] if subchannel in known else random()
             for subchannel in self.subchannels.values()
         }
         ring = sorted(ready, key=self._places.__getitem__)
-        first = bisect_left(ring, turn, key=self._places.__getitem__)
+        first = bisect_right(ring, turn, key=self._places.__getitem__)
         self._rotation = _Rotation([subchannel.picked for subchannel in ring[first:] + ring[:first]])
         return self._rotation
 
 
 class _Rotation(Picker):
-    __slots__ = ("_next",)
+    __slots__ = ("_length", "_next", "_turns")
 
     def __init__(self, picks: Sequence[Picked]) -> None:
-        self._next = cycle(picks).__next__
+        self._length = len(picks)
+        self._turns = cycle(picks)
+        self._next = self._turns.__next__
 
     def pick(self, call: CallInfo) -> Picked:
         return self._next()
 
-    def coming(self) -> Picked:
-        """Return whose turn it is. Takes the turn, so this ends the picker's use."""
-        return self._next()
+    def last(self) -> Picked:
+        """Return whose turn it was last, by going once round; so nobody's turn is changed."""
+        return next(islice(self._turns, self._length - 1, None))

@@ -62,6 +62,9 @@ class NativeEngine(Outbound):
         self._block: list[bytes] | None = None  # header block fragments, while CONTINUATION is awaited
         self._block_stream = 0
         self._block_end = False
+        # The last blocks that passed their checks: the decoder gives the same tuple for the same bytes.
+        self._good_response: tuple[Field, ...] | None = None
+        self._good_trailers: tuple[Field, ...] | None = None
 
     def get_buffer(self, hint: int) -> memoryview:
         """Return the scratch buffer."""
@@ -248,19 +251,21 @@ class NativeEngine(Outbound):
             self._on_response(stream, fields, end)
         elif not end:
             self._stream_fault(stream, ErrorCode.PROTOCOL_ERROR, "HEADERS in mid-stream without END_STREAM")
-        elif reason := check.check_trailers(fields):
+        elif fields is not self._good_trailers and (reason := check.check_trailers(fields)):
             self._stream_fault(stream, ErrorCode.PROTOCOL_ERROR, f"malformed trailers: {reason} (RFC 9113 8.1)")
         else:
+            self._good_trailers = fields
             self._peer_ended(stream)
             stream.sink.headers(fields, True)
 
     def _on_response(self, stream: Stream, fields: tuple[Field, ...], end: bool) -> None:
-        if reason := check.check_response(fields):
+        if fields is not self._good_response and (reason := check.check_response(fields)):
             self._stream_fault(stream, ErrorCode.PROTOCOL_ERROR, f"malformed response: {reason} (RFC 9113 8.3.2)")
         elif fields[0][1][:1] == b"1":  # informational: skip, RFC 9113 8.1
             if end:
                 self._stream_fault(stream, ErrorCode.PROTOCOL_ERROR, "an informational response ended the stream")
         else:
+            self._good_response = fields
             stream.answered = True
             if end:
                 self._peer_ended(stream)

@@ -11,7 +11,9 @@ class VirtualTimer:
 
     __slots__ = ("_args", "_callback", "_order", "cancelled", "when")
 
-    def __init__(self, when: float, order: int, callback: Callable[..., object], args: tuple[object, ...]) -> None:
+    def __init__(
+        self, when: float, order: int, callback: Callable[..., object], args: tuple[object, ...]
+    ) -> None:
         self.when = when
         self.cancelled = False
         self._order = order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import weakref
 from typing import cast
 
@@ -171,5 +172,8 @@ def peer_name(transport: asyncio.BaseTransport) -> str:
 
 def describe_os_error(error: BaseException) -> str:
     """Say in lower-case words what went wrong with a socket, without numbers and addresses."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    number = getattr(error, "errno", None)
+    # asyncio puts the address into strerror; negative numbers are getaddrinfo's, and not os.strerror's.
+    text = os.strerror(number) if number and number > 0 else getattr(error, "strerror", None) or str(error)
+    text = text or type(error).__name__
     return text[:1].lower() + text[1:]

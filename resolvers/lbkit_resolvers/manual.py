@@ -38,7 +38,9 @@ _NOTHING = _News()
 
 
 class Manual:
-    """The handle through which a program feeds its own channels::
+    """The handle through which a program feeds its own channels.
+
+    Like this::
 
         backends = Manual("greeter")
         backends.update(["127.0.0.1:50051", "127.0.0.1:50052"])

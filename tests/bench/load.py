@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
-from tests.bench.processes import BrokenError, cpu_seconds, resident_bytes
+from tests.bench.processes import BrokenError, cpu_seconds, machine_busy_seconds, resident_bytes
 from tests.support.protos.bench_pb2 import Payload
 
 DEADLINE_S = 5.0
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one timed run gave."""
+    """What one timed run gave; ``other_cores`` is how many cores were busy with neither client nor servers."""
 
     calls: int
     rate: float
@@ -58,6 +58,7 @@ class Sample:
     server_us: float | None
     median_ms: float
     p99_ms: float
+    other_cores: float | None
 
     def as_json(self) -> dict[str, Any]:
         """Return the sample as a JSON object."""
@@ -76,6 +77,7 @@ class Meter:
         """Start measuring."""
         self.latencies = array("d")
         self._pids = server_pids
+        self._machine = machine_busy_seconds()
         self._server = [cpu_seconds([pid]) for pid in server_pids]
         self._client = client_cpu_seconds()
         self._start = time.perf_counter()
@@ -91,6 +93,7 @@ class Meter:
         used = [
             _used(before, cpu_seconds([pid])) for before, pid in zip(self._server, self._pids, strict=True)
         ]
+        busy = _used(self._machine, machine_busy_seconds())
         ordered = sorted(self.latencies)
         calls = len(ordered)
         if not calls:
@@ -105,6 +108,9 @@ class Meter:
             server_us=None if server is None else server / calls * 1e6,
             median_ms=ordered[calls // 2] * 1e3,
             p99_ms=ordered[int(calls * 0.99)] * 1e3,
+            other_cores=None
+            if busy is None or server is None
+            else max(0.0, busy - client - server) / elapsed,
         )
 
 

@@ -145,14 +145,11 @@ def ratios(results: Results, cell: Cell, against: Cell, value: str) -> list[floa
     return [one / other for one, other in values if one is not None and other]
 
 
-def baseline_swing(results: Results) -> float:
-    """Return how far the baseline's own RPC/s lay apart between rounds, as a factor: 1 on a quiet machine."""
-    rates = [
-        [sample.rate for sample in measured.samples]
-        for cell, measured in results.items()
-        if cell.client == cell.server == BASELINE
-    ]
-    return max((max(found) / min(found) for found in rates if found), default=1.0)
+def other_cores(results: Results) -> float | None:
+    """Return the median number of cores that other processes kept busy meanwhile: 0 on a quiet machine."""
+    found = [sample.other_cores for measured in results.values() for sample in measured.samples]
+    known = [value for value in found if value is not None]
+    return median(known) if known else None
 
 
 def as_json(results: Results) -> Iterator[dict[str, Any]]:

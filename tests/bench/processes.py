@@ -153,6 +153,16 @@ def cpu_seconds(pids: Sequence[int]) -> float | None:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def machine_busy_seconds() -> float | None:
+    """Return the time that all cores together have worked, for whatever process; None without ``/proc``."""
+    try:
+        with Path("/proc/stat").open() as stat:
+            user, nice, system, _idle, _wait, *interrupts = map(int, stat.readline().split()[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
 def resident_bytes(pid: int) -> int | None:
     """Return the resident memory of a process in bytes; None without ``/proc``."""
     try:

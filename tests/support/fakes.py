@@ -117,6 +117,7 @@ class FakeController(Controller):
         self.subchannels: list[FakeSubchannel] = []
         self.publications: list[Publication] = []
         self.reresolutions = 0
+        self.settle_wanted = False  # settle_again() was called since the last turn
         self.news: deque[tuple[FakeSubchannel, ConnectivityState]] = deque()
 
     def new_subchannel(self, endpoint: Endpoint) -> Subchannel:
@@ -132,8 +133,12 @@ class FakeController(Controller):
     def reresolve(self) -> None:
         self.reresolutions += 1
 
+    def settle_again(self) -> None:
+        self.settle_wanted = True
+
     def turn(self, balancer: Balancer) -> None:
         """Run one turn of the loop: all the news in order, and then one ``settle``."""
+        self.settle_wanted = False
         while self.news:
             subchannel, state = self.news.popleft()
             if subchannel.state is not SHUTDOWN:

@@ -19,7 +19,11 @@ def test_text_of_an_address_parses_to_itself(host: str, port: int) -> None:
     assert Address.parse(str(address)) == address
 
 
-@given(st.text(st.characters(exclude_categories=["C"]), min_size=1).filter(lambda path: not path.startswith("//")))
+@given(
+    st.text(st.characters(exclude_categories=["C"]), min_size=1).filter(
+        lambda path: not path.startswith("//")
+    )
+)
 def test_text_of_a_unix_address_parses_to_itself(path: str) -> None:
     address = Address(path, None)
     assert Address.parse(str(address)) == address

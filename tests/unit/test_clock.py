@@ -78,4 +78,5 @@ def test_exception_of_a_callback_comes_out() -> None:
 
 async def test_event_loop_is_a_clock() -> None:
     clocks: list[Clock] = [asyncio.get_running_loop(), VirtualClock()]
-    assert [clock.call_at(clock.time() + 1, print).cancel() for clock in clocks] == [None, None]
+    for clock in clocks:
+        clock.call_at(clock.time() + 1, print).cancel()

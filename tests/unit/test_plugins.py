@@ -47,7 +47,7 @@ def test_registered_is_found() -> None:
 
 @pytest.mark.parametrize("name", ["", "Upper", "with space", "a/b", "a:b", "ä"])
 def test_bad_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="thing name .*: use lower-case letters"):
+    with pytest.raises(ValueError, match=r"thing name .*: use lower-case letters"):
         registry().register(name, "it", origin=ANN)
 
 
@@ -95,7 +95,10 @@ def test_entry_point_whose_module_registers_itself(module: Any) -> None:
 
 def test_entry_point_may_name_a_re_export(module: Any) -> None:
     things: Registry[object] = Registry(
-        "thing", GROUP, lambda plugin: plugin, entry_points=lambda _: [EntryPoint("one", f"{module.__name__}:it", GROUP)]
+        "thing",
+        GROUP,
+        lambda plugin: plugin,
+        entry_points=lambda _: [EntryPoint("one", f"{module.__name__}:it", GROUP)],
     )
     module.it = Plugin
     things.register("one", Plugin)  # as the decorator did where it is defined
@@ -118,7 +121,9 @@ def test_unknown_without_a_near_one_says_all() -> None:
 
 
 def test_frozen_application_is_told_to_register() -> None:
-    with pytest.raises(PluginError, match=r"no entry points of group 'test.things' are visible; .*lbkit.thing"):
+    with pytest.raises(
+        PluginError, match=r"no entry points of group 'test.things' are visible; .*lbkit.thing"
+    ):
         registry().get("static")
 
 
@@ -169,7 +174,9 @@ def test_reload_replaces_what_was_installed(module: Any) -> None:
 def test_broken_plugin_says_why(module: Any, value: str, why: str) -> None:
     module.wrong = 7
     things = registry(("one", value))
-    with pytest.raises(BrokenPluginError, match=rf"thing 'one' \({value}\) cannot be loaded: {why}") as caught:
+    with pytest.raises(
+        BrokenPluginError, match=rf"thing 'one' \({value}\) cannot be loaded: {why}"
+    ) as caught:
         things.get("one")
     assert caught.value.__cause__ is not None
 

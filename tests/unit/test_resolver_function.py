@@ -9,7 +9,16 @@ import pytest
 from lbkit.address import Endpoint
 from lbkit.errors import AddressError, TargetError
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
-from lbkit.resolver import FunctionResolver, Resolver, Sink, Target, make_resolver, registry, resolution_of, resolver
+from lbkit.resolver import (
+    FunctionResolver,
+    Resolver,
+    Sink,
+    Target,
+    make_resolver,
+    registry,
+    resolution_of,
+    resolver,
+)
 from tests.support.fakes import FakeSink
 
 TARGET = Target.parse("test:///x", {"test"})
@@ -178,6 +187,6 @@ def test_decorator_takes_a_class(scheme: str) -> None:
 
 @pytest.mark.parametrize("wrong", [lambda target: [], "text", int])
 def test_decorator_refuses_anything_else(scheme: str, wrong: Any) -> None:
-    with pytest.raises(TypeError, match="must (be a Resolver subclass|derive from)"):
+    with pytest.raises(TypeError, match=r"must (be a Resolver subclass|derive from)"):
         resolver(scheme)(wrong)
     assert scheme not in registry

@@ -29,18 +29,17 @@ def test_each_finds_the_other_in_dicts_and_sets(ours: StatusCode, theirs: Any) -
     assert hash(ours) == hash(theirs)
     assert {ours: 1}[theirs] == 1
     assert {theirs: 1}[ours] == 1
-    assert theirs in {ours}
-    assert ours in {theirs}
     assert len({ours, theirs}) == 1
 
 
 def test_other_codes_differ() -> None:
     assert StatusCode.OK != grpc.StatusCode.CANCELLED
     assert grpc.StatusCode.CANCELLED != StatusCode.OK
-    assert StatusCode.OK not in {grpc.StatusCode.UNKNOWN}
 
 
-@pytest.mark.parametrize("other", [0, "OK", (0, "ok"), None, http.HTTPStatus.OK, grpc.ChannelConnectivity.IDLE])
+@pytest.mark.parametrize(
+    "other", [0, "OK", (0, "ok"), None, http.HTTPStatus.OK, grpc.ChannelConnectivity.IDLE]
+)
 def test_nothing_else_is_equal(other: object) -> None:
     assert all(code != other for code in StatusCode)
 
@@ -68,7 +67,9 @@ def test_of_takes_ours_theirs_and_numbers(given: object) -> None:
     assert StatusCode.of(given) is StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("given", [17, -1, "NOT_FOUND", None, http.HTTPStatus.OK, grpc.ChannelConnectivity.READY])
+@pytest.mark.parametrize(
+    "given", [17, -1, "NOT_FOUND", None, http.HTTPStatus.OK, grpc.ChannelConnectivity.READY]
+)
 def test_of_refuses_what_is_no_code(given: object) -> None:
     with pytest.raises(TypeError, match=r"is not a status code; use a member of lbkit\.StatusCode"):
         StatusCode.of(given)

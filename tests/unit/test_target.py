@@ -108,7 +108,9 @@ def test_make_resolver_refuses_unknown_parameters() -> None:
     registry.register("test-zoned", Zoned)
     try:
         assert isinstance(make_resolver("test-zoned:///x?zone=eu"), Zoned)
-        with pytest.raises(TargetError, match=r"no parameter 'zome'\. Did you mean 'zone'\? Known: tag, zone"):
+        with pytest.raises(
+            TargetError, match=r"no parameter 'zome'\. Did you mean 'zone'\? Known: tag, zone"
+        ):
             make_resolver("test-zoned:///x?zome=eu")
     finally:
         del registry._registered["test-zoned"]

@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Mapping
 from statistics import median
 from timeit import repeat
-from typing import ClassVar
 
 from lbkit.address import Endpoint
 from lbkit.balancer import Controller, Subchannel
@@ -26,9 +25,10 @@ _REPEATS = 5
 class Call:
     """A call that carries nothing but its method."""
 
-    method = "/lbkit.bench.Bench/Echo"
-    metadata = EMPTY
-    attributes: ClassVar[Mapping[str, object]] = {}
+    def __init__(self) -> None:
+        self.method = "/lbkit.bench.Bench/Echo"
+        self.metadata = EMPTY
+        self.attributes: Mapping[str, object] = {}
 
 
 class StillClock:

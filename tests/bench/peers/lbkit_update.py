@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import time
 from collections.abc import Sequence
@@ -29,19 +30,39 @@ _CONNECTED_WITHIN_S = 90.0
 
 
 class LoopLag:
-    """The longest turn of the running event loop: how late a callback that was due can have been."""
+    """The longest turn of the running event loop: how late a callback that was due can have been.
+
+    The CPU time of the turn that used most tells apart what the program did from what else ran on its core.
+    """
 
     def __init__(self) -> None:
         self.worst_s = 0.0
+        self.worst_cpu_s = 0.0
         self._loop = asyncio.get_running_loop()
-        self._last = time.perf_counter()
+        self._last, self._last_cpu = time.perf_counter(), time.thread_time()
         self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.thread_time()
         self.worst_s = max(self.worst_s, now - self._last)
-        self._last = now
+        self.worst_cpu_s = max(self.worst_cpu_s, cpu - self._last_cpu)
+        self._last, self._last_cpu = now, cpu
         self._loop.call_soon(self._turn)
+
+
+class GarbagePauses:
+    """The longest pause of the garbage collector, by the CPU clock: part of the turn that it fell into."""
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        self._start = 0.0
+        gc.callbacks.append(self._note)
+
+    def _note(self, phase: str, info: object) -> None:
+        if phase == "start":
+            self._start = time.thread_time()
+        else:
+            self.worst_s = max(self.worst_s, time.thread_time() - self._start)
 
 
 class Milestones:
@@ -91,7 +112,7 @@ async def measure(ports: Sequence[int]) -> dict[str, float | None]:
     async with lbkit.Channel(backends.target, balancer="bench_round_robin") as channel:
         call = asyncio.ensure_future(check_echo(bench_pb2_grpc.BenchStub(channel)))
         await asyncio.sleep(_SETTLE_S)
-        lag = LoopLag()
+        lag, pauses = LoopLag(), GarbagePauses()
         await asyncio.sleep(0)
         start = time.perf_counter()
         backends.update(addresses)
@@ -102,7 +123,6 @@ async def measure(ports: Sequence[int]) -> dict[str, float | None]:
         async with asyncio.timeout(_CONNECTED_WITHIN_S):
             await Milestones.all_ready.wait()
         connected = time.perf_counter()
-        worst = lag.worst_s
     first = Milestones.first_picker
     return {
         "endpoints": ENDPOINTS,
@@ -111,7 +131,9 @@ async def measure(ports: Sequence[int]) -> dict[str, float | None]:
         "first call answered": (answered - start) * 1e3,
         "longest turn until then": early * 1e3,
         "all connected": (connected - start) * 1e3,
-        "longest turn of the loop": worst * 1e3,
+        "longest turn of the loop": lag.worst_s * 1e3,
+        "longest turn, CPU time": lag.worst_cpu_s * 1e3,
+        "longest garbage collection": pauses.worst_s * 1e3,
     }
 
 

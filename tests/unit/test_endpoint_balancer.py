@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from lbkit.address import Address, Endpoint
+from lbkit.balancer import (
+    Balancer,
+    Controller,
+    EndpointBalancer,
+    FunctionBalancer,
+    Subchannel,
+    balancer,
+    explain_failures,
+    registry,
+)
+from lbkit.callinfo import CallInfo
+from lbkit.picking import QUEUE, Drop, Fail, FailPicker, Pick, Picker, QueuePicker
+from lbkit.resolution import ACCEPTED, Verdict
+from lbkit.status import Status, StatusCode
+from tests.support.fakes import (
+    CONNECTING,
+    IDLE,
+    READY,
+    SHUTDOWN,
+    TRANSIENT_FAILURE,
+    FakeCall,
+    FakeController,
+    FakeSubchannel,
+    name_of,
+    resolution,
+)
+
+
+class Ready(Picker):
+    def __init__(self, ready: Sequence[Subchannel]) -> None:
+        self.ready = list(ready)
+
+    def pick(self, call: CallInfo) -> Pick:
+        return self.ready[0].picked
+
+    @property
+    def names(self) -> list[str]:
+        return [str(subchannel.endpoint.addresses[0].host) for subchannel in self.ready]
+
+
+class First(EndpointBalancer):
+    name = "first"
+
+    def make_picker(self, ready: Sequence[Subchannel]) -> Picker:
+        return Ready(ready)
+
+
+@pytest.fixture
+def controller() -> FakeController:
+    return FakeController()
+
+
+@pytest.fixture
+def policy(controller: FakeController) -> First:
+    return First(controller, {})
+
+
+def ready_names(controller: FakeController) -> list[str]:
+    assert isinstance(controller.picker, Ready)
+    return controller.picker.names
+
+
+def take(controller: FakeController, policy: Balancer, *names: str | Endpoint) -> Verdict:
+    """Deliver a new list, and let the policy settle."""
+    verdict = policy.update(resolution(*names))
+    controller.turn(policy)
+    return verdict
+
+
+def up(controller: FakeController, policy: Balancer, *names: str) -> None:
+    for name in names:
+        controller.live[name].become(READY)
+    controller.turn(policy)
+
+
+def test_connects_to_every_endpoint(controller: FakeController, policy: First) -> None:
+    assert policy.update(resolution("a", "b")) is ACCEPTED
+    assert [subchannel.dials for subchannel in controller.subchannels] == [1, 1]
+    controller.turn(policy)
+    assert controller.state is CONNECTING
+    assert isinstance(controller.picker, QueuePicker)
+
+
+def test_publishes_nothing_before_any_news(controller: FakeController, policy: First) -> None:
+    controller.turn(policy)
+    policy.wake()
+    controller.turn(policy)
+    assert not controller.publications
+
+
+def test_picker_has_the_ready_ones_in_the_order_of_the_update(
+    controller: FakeController, policy: First
+) -> None:
+    take(controller, policy, "a", "b", "c")
+    up(controller, policy, "c")
+    assert controller.state is READY
+    assert ready_names(controller) == ["c"]
+    up(controller, policy, "a")
+    assert ready_names(controller) == ["a", "c"]
+
+
+def test_one_picker_per_settle_however_much_news(controller: FakeController, policy: First) -> None:
+    take(controller, policy, *[f"b{number}" for number in range(1000)])
+    for subchannel in controller.subchannels:
+        subchannel.become(CONNECTING)
+        subchannel.become(READY)
+    controller.turn(policy)
+    assert len(controller.publications) == 1
+    assert len(ready_names(controller)) == 1000
+
+
+def test_no_picker_without_news(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a")
+    controller.turn(policy)
+    assert len(controller.publications) == 1
+
+
+def test_unchanged_endpoint_keeps_its_subchannel(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a", "b")
+    up(controller, policy, "a", "b")
+    kept = controller.live["a"]
+    take(controller, policy, "c", "a")
+    assert controller.live["a"] is kept
+    assert kept.dials == 1
+    assert ready_names(controller) == ["a"]
+
+
+def test_removed_endpoint_is_shut_down(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a", "b")
+    up(controller, policy, "a", "b")
+    gone = controller.live["b"]
+    take(controller, policy, "a")
+    assert gone.state is SHUTDOWN
+    controller.turn(policy)
+    assert ready_names(controller) == ["a"]
+
+
+def test_late_news_of_a_removed_one_is_ignored(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a", "b")
+    gone = controller.live["b"]
+    take(controller, policy, "a")
+    policy.subchannel_changed(gone, READY)
+    controller.turn(policy)
+    assert len(controller.publications) == 1
+
+
+def test_changed_weight_revises_and_keeps_the_connection(controller: FakeController, policy: First) -> None:
+    address = [Address("a", 1)]
+    take(controller, policy, Endpoint(address, weight=1))
+    up(controller, policy, "a")
+    heavier = Endpoint(address, weight=5)
+    take(controller, policy, heavier)
+    (subchannel,) = controller.subchannels
+    assert subchannel.endpoint is heavier
+    assert subchannel.dials == 1
+    assert len(controller.publications) == 2  # a weighted policy needs a new picker
+
+
+def test_order_of_addresses_is_no_new_endpoint(controller: FakeController, policy: First) -> None:
+    v4, v6 = Address("127.0.0.1", 1), Address("::1", 1)
+    take(controller, policy, Endpoint([v4, v6]))
+    take(controller, policy, Endpoint([v6, v4]))
+    assert len(controller.subchannels) == 1
+
+
+def test_endpoint_listed_twice_is_one(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a", "a")
+    assert len(controller.subchannels) == 1
+
+
+def test_lost_connection_reconnects_at_once_and_asks_for_addresses(
+    controller: FakeController, policy: First
+) -> None:
+    take(controller, policy, "a", "b")
+    up(controller, policy, "a", "b")
+    controller.live["a"].become(IDLE)
+    controller.turn(policy)
+    assert controller.live["a"].dials == 2
+    assert controller.reresolutions == 1
+    assert ready_names(controller) == ["b"]
+
+
+def test_failed_attempt_asks_for_addresses(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a")
+    controller.live["a"].become(TRANSIENT_FAILURE)
+    controller.turn(policy)
+    assert controller.reresolutions == 1
+
+
+def test_failure_sticks_until_ready(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a")
+    for state in (TRANSIENT_FAILURE, IDLE, CONNECTING, TRANSIENT_FAILURE, IDLE):
+        controller.live["a"].become(state)
+        controller.turn(policy)
+        assert controller.state is TRANSIENT_FAILURE
+    assert controller.live["a"].dials == 3
+    assert len(controller.publications) == 1
+    up(controller, policy, "a")
+    assert controller.state is READY
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ((TRANSIENT_FAILURE, TRANSIENT_FAILURE), TRANSIENT_FAILURE),
+        ((TRANSIENT_FAILURE, CONNECTING), CONNECTING),
+        ((TRANSIENT_FAILURE, None), CONNECTING),
+        ((CONNECTING, READY), READY),
+        ((TRANSIENT_FAILURE, READY), READY),
+    ],
+)
+def test_state_is_that_of_the_best(
+    controller: FakeController, policy: First, states: tuple[Any, Any], expected: object
+) -> None:
+    take(controller, policy, "a", "b")
+    for name, state in zip("ab", states, strict=True):
+        if state is not None:
+            controller.live[name].become(state)
+    controller.turn(policy)
+    assert controller.state is expected
+
+
+def test_readiness_that_is_over_before_settling_is_not_picked(
+    controller: FakeController, policy: First
+) -> None:
+    take(controller, policy, "a")
+    controller.live["a"].become(READY)
+    policy.subchannel_changed(*controller.news.popleft())
+    controller.live["a"].become(IDLE)
+    policy.settle()
+    assert controller.state is CONNECTING
+
+
+def test_resolver_error_is_what_calls_fail_with(controller: FakeController, policy: First) -> None:
+    policy.resolver_failed(OSError("no such registry"))
+    controller.turn(policy)
+    assert controller.state is TRANSIENT_FAILURE
+    assert controller.pick() == Fail(Status(StatusCode.UNAVAILABLE, "no such registry"))
+    take(controller, policy, "a")
+    assert controller.state is CONNECTING
+
+
+def test_answer_without_endpoints_is_rejected_and_fails_calls(
+    controller: FakeController, policy: First
+) -> None:
+    take(controller, policy, "a")
+    up(controller, policy, "a")
+    verdict = take(controller, policy)
+    assert not verdict.accepted
+    assert verdict.reason == "the answer has no endpoints"
+    controller.turn(policy)
+    assert not controller.live
+    assert controller.pick() == Fail(Status(StatusCode.UNAVAILABLE, "the resolver's answer has no endpoints"))
+
+
+def test_explanation_names_each_backend(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a", "b")
+    for subchannel in controller.subchannels:
+        subchannel.become(TRANSIENT_FAILURE)
+    controller.turn(policy)
+    pick = controller.pick()
+    assert isinstance(pick, Fail)
+    assert pick.status.details == (
+        "all 2 backends are down (first)\n"
+        "  a:1  connection refused\n"
+        "  b:1  connection refused\n"
+        "  hint: wait_for_ready=True queues calls instead of failing them"
+    )
+
+
+def test_explanation_of_one_backend(controller: FakeController) -> None:
+    (endpoint,) = resolution("a").endpoints
+    text = explain_failures("p", [FakeSubchannel(endpoint, controller)])
+    assert text.startswith("the only backend is down (p)\n  a:1  connection refused\n")
+
+
+def test_explanation_of_many_counts_the_rest(controller: FakeController) -> None:
+    answer = resolution(*[f"b{number}" for number in range(13)])
+    lines = explain_failures(
+        "p", [FakeSubchannel(each, controller) for each in answer.endpoints]
+    ).splitlines()
+    assert lines[0] == "all 13 backends are down (p)"
+    assert lines[10].startswith("  b9:1")
+    assert lines[11] == "  and 3 more"
+
+
+def test_close_shuts_everything_down(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a", "b")
+    up(controller, policy, "a")
+    published = len(controller.publications)
+    policy.close()
+    assert not controller.live
+    controller.turn(policy)
+    assert len(controller.publications) == published
+
+
+# Functions as policies
+
+
+def make(controller: Controller, answer: Any) -> FunctionBalancer:
+    return FunctionBalancer(controller, {}, answer, "mine")
+
+
+def test_function_gets_a_tuple_of_ready_ones_and_the_call(controller: FakeController) -> None:
+    seen: list[Any] = []
+
+    def pick(ready: Sequence[Subchannel], call: CallInfo) -> Subchannel:
+        seen.append((ready, call))
+        return ready[-1]
+
+    policy = make(controller, pick)
+    take(controller, policy, "a", "b", "c")
+    up(controller, policy, "a", "b")
+    call = FakeCall()
+    assert name_of(controller.picker.pick(call)) == "b"
+    assert seen == [((controller.live["a"], controller.live["b"]), call)]
+
+
+@pytest.mark.parametrize(
+    "answer", [QUEUE, Fail(Status(StatusCode.ABORTED)), Drop(Status(StatusCode.ABORTED))]
+)
+def test_function_may_give_any_answer(controller: FakeController, answer: Pick) -> None:
+    policy = make(controller, lambda ready, call: answer)
+    take(controller, policy, "a")
+    up(controller, policy, "a")
+    assert controller.pick() is answer
+
+
+def test_decorated_function_is_a_policy_of_that_name(controller: FakeController) -> None:
+    try:
+
+        @balancer("test-last")
+        def pick(ready: Sequence[Subchannel], call: CallInfo) -> Subchannel:
+            return ready[-1]
+
+        policy = registry.get("test-last")(controller, {})
+        policy.resolver_failed(OSError("x"))
+        take(controller, policy, "a")
+        controller.live["a"].become(TRANSIENT_FAILURE)
+        controller.turn(policy)
+        assert isinstance(controller.picker, FailPicker)
+        assert "(test-last)" in str(controller.pick())
+    finally:
+        registry._registered.pop("test-last", None)
+
+
+def test_decorated_class_is_a_policy() -> None:
+    try:
+        assert balancer("test-first")(First) is First
+        assert registry.get("test-first") is First
+    finally:
+        registry._registered.pop("test-first", None)
+
+
+async def coroutine(ready: Sequence[Subchannel], call: CallInfo) -> Subchannel:
+    return ready[0]
+
+
+@pytest.mark.parametrize("wrong", [coroutine, int, "text"])
+def test_decorator_refuses_anything_else(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"must (be a Balancer subclass|derive from lbkit\.Balancer)"):
+        balancer("test-wrong")(wrong)
+    assert "test-wrong" not in registry
+
+
+def test_config_is_kept(controller: FakeController) -> None:
+    config: Mapping[str, Any] = {"key": 1}
+    assert First(controller, config).config is config
