@@ -16,7 +16,7 @@ import inspect
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from lbkit.address import Endpoint
 from lbkit.callinfo import CallInfo
@@ -133,8 +133,9 @@ class Balancer(ABC):
 
 
 class EndpointBalancer(Balancer):
-    """Connects to every endpoint and picks among those that are READY: all a common policy has to add is
-    ``make_picker``.
+    """Connects to every endpoint and picks among those that are READY.
+
+    All that a common policy has to add is ``make_picker``.
 
     It keeps the subchannel of an endpoint that stays through an update, connects idle ones at once, asks for
     re-resolution when one is lost or fails, and reports TRANSIENT_FAILURE of a backend until that is READY
@@ -246,8 +247,12 @@ class EndpointBalancer(Balancer):
 def explain_failures(policy: str, subchannels: Sequence[Subchannel]) -> str:
     """Return the text of the UNAVAILABLE status when all backends are down."""
     count = len(subchannels)
-    lines = [f"all {count} backends are down ({policy})" if count > 1 else f"the only backend is down ({policy})"]
-    lines += [f"  {subchannel.endpoint}  {subchannel.describe_failure()}" for subchannel in subchannels[:_LISTED]]
+    lines = [
+        f"all {count} backends are down ({policy})" if count > 1 else f"the only backend is down ({policy})"
+    ]
+    lines += [
+        f"  {subchannel.endpoint}  {subchannel.describe_failure()}" for subchannel in subchannels[:_LISTED]
+    ]
     if count > _LISTED:
         lines.append(f"  and {count - _LISTED} more")
     lines.append("  hint: wait_for_ready=True queues calls instead of failing them")
@@ -295,7 +300,8 @@ def _factory(plugin: object, name: str = "") -> BalancerFactory:
     if not callable(plugin) or inspect.iscoroutinefunction(plugin):
         raise TypeError(f"{plugin!r} must be a Balancer subclass or a plain function pick(ready, call)")
     label = name or getattr(plugin, "__name__", type(plugin).__name__)
-    return lambda controller, config: FunctionBalancer(controller, config, plugin, label)
+    function = cast(PickFunction, plugin)
+    return lambda controller, config: FunctionBalancer(controller, config, function, label)
 
 
 registry: Registry[BalancerFactory] = Registry("balancer", "lbkit.balancers", _factory)

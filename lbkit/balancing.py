@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from lbkit.balancer import BalancerFactory, Controller
 from lbkit.address import Endpoint
+from lbkit.balancer import BalancerFactory, Controller
 from lbkit.clock import Clock
 from lbkit.connectivity import ConnectivityState
 from lbkit.picking import Picker
@@ -25,6 +25,7 @@ class Scheduler(Protocol):
 
     def __call__(self, callback: Callable[[], None], /) -> object:
         """Schedule ``callback``."""
+        ...
 
 
 class PolicyHost(Controller):

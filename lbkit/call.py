@@ -250,7 +250,9 @@ class UnaryUnaryCall:
             answer = self._channel.picker.pick(self)
         except Exception as error:  # a stranger's policy: its mistake ends this call, nothing else
             _log.exception("the picker of %s raised", self._channel.target)
-            self._finish(Status(StatusCode.INTERNAL, f"the balancing policy raised {type(error).__name__}: {error}"))
+            self._finish(
+                Status(StatusCode.INTERNAL, f"the balancing policy raised {type(error).__name__}: {error}")
+            )
             return
         if type(answer) is Picked:
             subchannel: Subchannel = answer.subchannel  # type: ignore[assignment]  # the channel made it
@@ -265,9 +267,7 @@ class UnaryUnaryCall:
                 self.room(connection)
             else:
                 connection.wait_for_room(self)
-        elif answer is QUEUE:
-            self._channel.queue(self)
-        elif isinstance(answer, Fail) and self._wait_for_ready:
+        elif answer is QUEUE or (isinstance(answer, Fail) and self._wait_for_ready):
             self._channel.queue(self)
         elif isinstance(answer, Fail | Drop):
             self._finish(_restrict(answer.status))
@@ -382,9 +382,12 @@ class UnaryUnaryCall:
     # Inside
 
     def _collect(self, data: bytes) -> None:
+        """Put a response together that comes in pieces."""
+        if self._parts is None:
+            self._abandon(ErrorCode.CANCEL)
+            self._finish(Status(StatusCode.INTERNAL, "more than one message in a unary response"))
+            return
         try:
-            if self._parts is None:
-                raise WireFault(StatusCode.INTERNAL, "more than one message in a unary response")
             self._parts.feed(data)
         except WireFault as fault:
             self._abandon(ErrorCode.CANCEL)
@@ -410,14 +413,15 @@ class UnaryUnaryCall:
         message = self._message
         try:
             if message is None:
-                if self._parts is None:
-                    raise WireFault(StatusCode.INTERNAL, "the server said OK, but sent no message")
-                message = self._parts.finish()
+                # Without a single byte of a message, finish() says so.
+                message = (self._parts or OneMessage(0)).finish()
             self._response = self._method.deserialize(message)
         except WireFault as fault:
             return Status(fault.code, fault.details)
         except Exception as error:  # whatever a deserialiser raises
-            return Status(StatusCode.INTERNAL, f"the response cannot be parsed: {type(error).__name__}: {error}")
+            return Status(
+                StatusCode.INTERNAL, f"the response cannot be parsed: {type(error).__name__}: {error}"
+            )
         return OK
 
     def _abandon(self, code: ErrorCode) -> None:

@@ -14,11 +14,14 @@ class CallInfo(Protocol):
     @property
     def method(self) -> str:
         """The full method name, ``/package.Service/Method``."""
+        ...
 
     @property
     def metadata(self) -> Metadata:
         """What the application sends with the call."""
+        ...
 
     @property
     def attributes(self) -> Mapping[str, object]:
         """What the call selector attached: a cluster name, a hash; empty without a selector."""
+        ...

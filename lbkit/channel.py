@@ -9,7 +9,7 @@ import weakref
 from asyncio import get_running_loop
 from collections.abc import Callable, Mapping
 from types import ModuleType, TracebackType
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from lbkit.backoff import BackoffPolicy
 from lbkit.balancer import registry as balancers
@@ -145,7 +145,9 @@ class Channel:
         self.target = target
         self.balancer = balancer
         self.closing = False
-        self.bound_loop: asyncio.AbstractEventLoop | None = None  # None also when it must not be used any more
+        self.bound_loop: asyncio.AbstractEventLoop | None = (
+            None  # None also when it must not be used any more
+        )
         self.picker: Picker = QueuePicker()
         self._resolver = resolver or make_resolver(target)
         self._make_policy = balancers.get(balancer)
@@ -153,7 +155,9 @@ class Channel:
         self._authority = authority or self._resolver.target.path.partition(",")[0] or "localhost"
         self._user_agent = f"{user_agent} {_USER_AGENT}".lstrip()
         self._connect_options = ConnectOptions(
-            connector=connector or SocketConnector(), timeout_s=connect_timeout, backoff=backoff or BackoffPolicy()
+            connector=connector or SocketConnector(),
+            timeout_s=connect_timeout,
+            backoff=backoff or BackoffPolicy(),
         )
         self._random = random or random_module.Random()
         self._default_config = CallConfig(
@@ -207,7 +211,7 @@ class Channel:
 
     # Life
 
-    async def __aenter__(self) -> Channel:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -309,7 +313,9 @@ class Channel:
         loop = get_running_loop()
         if self._loop_bound():
             if loop is not self.loop:
-                raise ForeignLoopError(f"{self!r} belongs to another event loop; make one channel for each loop")
+                raise ForeignLoopError(
+                    f"{self!r} belongs to another event loop; make one channel for each loop"
+                )
             return
         self._bind(loop)
 
@@ -324,7 +330,9 @@ class Channel:
 
     def request_prefix(self, path: str) -> Any:
         """Return the request headers that all calls of a method share."""
-        return request_prefix(path=path, authority=self._authority, scheme="http", user_agent=self._user_agent)
+        return request_prefix(
+            path=path, authority=self._authority, scheme="http", user_agent=self._user_agent
+        )
 
     # Inside
 
@@ -404,7 +412,7 @@ _channels: weakref.WeakSet[Channel] = weakref.WeakSet()
 def _refuse_in_child() -> None:
     """Make every channel of the parent refuse its use in a forked child: the sockets are the parent's."""
     for channel in list(_channels):
-        channel._after_fork()  # noqa: SLF001  # the class's own hook
+        channel._after_fork()  # the class's own hook
 
 
 os.register_at_fork(after_in_child=_refuse_in_child)

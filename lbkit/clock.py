@@ -11,6 +11,7 @@ class TimerHandle(Protocol):
 
     def cancel(self) -> None:
         """Stop the timer; harmless when it fired or was cancelled before."""
+        ...
 
 
 class Clock(Protocol):
@@ -18,6 +19,8 @@ class Clock(Protocol):
 
     def time(self) -> float:
         """Return monotonic seconds; the zero point is arbitrary."""
+        ...
 
     def call_at(self, when: float, callback: Callable[..., object], /, *args: object) -> TimerHandle:
         """Call ``callback(*args)`` once ``time()`` has reached ``when``."""
+        ...

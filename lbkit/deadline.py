@@ -16,6 +16,7 @@ class Expiring(Protocol):
 
     def expired(self) -> None:
         """Run once, at or up to ``TICK_S`` after the deadline, unless taken back before. Must not raise."""
+        ...
 
 
 Bucket = dict[Expiring, None]

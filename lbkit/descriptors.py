@@ -39,7 +39,7 @@ def methods_of(pb2: ModuleType, service: str | None) -> tuple[str, list[Method]]
         TypeError: ``pb2`` has no DESCRIPTOR: it is no ``_pb2`` module.
     """
     # Imported here: making stubs from descriptors needs it, ``import lbkit`` should not pay for it.
-    from google.protobuf.message_factory import GetMessageClass  # noqa: PLC0415
+    from google.protobuf.message_factory import GetMessageClass
 
     file = getattr(pb2, "DESCRIPTOR", None)
     if file is None or not hasattr(file, "services_by_name"):

@@ -41,7 +41,9 @@ class Dispatcher:
         max_request_bytes: larger requests end with RESOURCE_EXHAUSTED.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, handlers: HandlerTable, max_request_bytes: int) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, handlers: HandlerTable, max_request_bytes: int
+    ) -> None:
         self.loop = loop
         self.deadlines = Deadlines(loop)
         self.tasks: set[asyncio.Task[None]] = set()  # handlers that run, kept alive here
@@ -129,7 +131,9 @@ class ServerCall(ServicerContext):
         timeout = head.timeout_s
         if timeout is not None:
             if timeout <= 0:
-                self.refuse(Status(StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the call came"))
+                self.refuse(
+                    Status(StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the call came")
+                )
                 return
             self._deadline = self._dispatcher.loop.time() + timeout
             self._bucket = self._dispatcher.deadlines.add(self, self._deadline)
@@ -211,7 +215,9 @@ class ServerCall(ServicerContext):
         """End the call with a status other than OK."""
         status = StatusCode.of(code)
         if status is StatusCode.OK:
-            raise ValueError("abort() needs a code other than OK; to end a call with OK return from the handler")
+            raise ValueError(
+                "abort() needs a code other than OK; to end a call with OK return from the handler"
+            )
         self._code = status
         self._details = details
         if trailing_metadata:
@@ -227,7 +233,9 @@ class ServerCall(ServicerContext):
 
     def set_trailing_metadata(self, trailing_metadata: MetadataLike) -> None:
         """Set what goes with the status."""
-        encode_metadata(trailing_metadata)  # refuse here, where the mistake is, and not when the status is sent
+        encode_metadata(
+            trailing_metadata
+        )  # refuse here, where the mistake is, and not when the status is sent
         self._trailing = Metadata(pairs(trailing_metadata))
 
     def set_code(self, code: object) -> None:

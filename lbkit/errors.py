@@ -1,21 +1,21 @@
-"""Every exception lbkit raises on purpose.
+"""Every exception that lbkit raises on purpose.
 
-Error
-    RpcError                  a call ended with a status other than OK
-    AbortError                raised inside a handler by ``context.abort``; ends the handler, nothing else
-    ChannelError              the channel cannot be used here and now
-        ChannelClosedError        it was closed
-        ForeignLoopError          it belongs to another event loop
-        ForkedError               it was made before this process was forked
-    ConnectError              one attempt to reach a backend failed
-    TargetError               a target cannot be understood            (also a ValueError)
-    AddressError              an address or endpoint is not valid      (also a ValueError)
-    MetadataError             metadata cannot be sent                  (also a ValueError)
-    PluginError               something about plug-ins
-        UnknownPluginError        no such name; says the nearest one   (also a LookupError)
-        DuplicatePluginError      two owners claim one name
-        BrokenPluginError         an installed plug-in fails to import
-    NotSupportedError         asked for something that lbkit does not do yet
+- ``Error``
+    - ``RpcError``: a call ended with a status other than OK
+    - ``AbortError``: raised inside a handler by ``context.abort``; ends the handler, nothing else
+    - ``ChannelError``: the channel cannot be used here and now
+        - ``ChannelClosedError``: it was closed
+        - ``ForeignLoopError``: it belongs to another event loop
+        - ``ForkedError``: it was made before this process was forked
+    - ``ConnectError``: one attempt to reach a backend failed
+    - ``TargetError``: a target cannot be understood (also a ValueError)
+    - ``AddressError``: an address or endpoint is not valid (also a ValueError)
+    - ``MetadataError``: metadata cannot be sent (also a ValueError)
+    - ``PluginError``: something about plug-ins
+        - ``UnknownPluginError``: no such name; says the nearest one (also a LookupError)
+        - ``DuplicatePluginError``: two owners claim one name
+        - ``BrokenPluginError``: an installed plug-in fails to import
+    - ``NotSupportedError``: asked for something that lbkit does not do yet
 """
 
 from __future__ import annotations

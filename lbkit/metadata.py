@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import SupportsIndex, TypeAlias, overload
+from typing import SupportsIndex, TypeAlias, cast, overload
 
 Value: TypeAlias = str | bytes
 Pair: TypeAlias = tuple[str, Value]
@@ -21,8 +21,8 @@ class Metadata(tuple[Pair, ...]):
 
     __slots__ = ()
 
-    @overload
-    def __getitem__(self, key: str) -> Value: ...
+    @overload  # takes all that a tuple takes, and a str
+    def __getitem__(self, key: str) -> Value: ...  # pyright: ignore[reportIncompatibleMethodOverride]
     @overload
     def __getitem__(self, key: SupportsIndex) -> Pair: ...
     @overload
@@ -65,4 +65,6 @@ EMPTY = Metadata()
 
 def pairs(metadata: MetadataLike) -> Iterable[Pair]:
     """Return the pairs of whatever the API accepts as metadata, in order."""
-    return metadata.items() if isinstance(metadata, Mapping) else metadata
+    if isinstance(metadata, Mapping):
+        return cast(Mapping[str, Value], metadata).items()
+    return metadata

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from lbkit.errors import BrokenPluginError, DuplicatePluginError, UnknownPluginError
 
@@ -31,7 +31,7 @@ class Origin(NamedTuple):
 
 def origin_of(plugin: object) -> Origin:
     """Name the class or function; an instance is named by its class."""
-    named = plugin if hasattr(plugin, "__qualname__") else type(plugin)
+    named: Any = plugin if hasattr(plugin, "__qualname__") else type(plugin)
     return Origin(named.__module__, named.__qualname__)
 
 
@@ -72,7 +72,9 @@ class Registry(Generic[T]):
             ValueError: the name is not lower case letters, digits, ``_``, ``-``, ``+`` or ``.``.
         """
         if not name or name != name.lower() or not set(name) <= _NAME_CHARACTERS:
-            raise ValueError(f"{self.kind} name {name!r}: use lower-case letters, digits, '_', '-', '+' or '.'")
+            raise ValueError(
+                f"{self.kind} name {name!r}: use lower-case letters, digits, '_', '-', '+' or '.'"
+            )
         owner = origin or origin_of(plugin)
         others = [entry for entry in self._registered.get(name, ()) if entry[0] != owner]
         self._registered[name] = [*others, (owner, plugin)]

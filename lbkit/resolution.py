@@ -43,6 +43,7 @@ class CallSelector(Protocol):
 
     def select(self, call: CallInfo) -> CallConfig:
         """Return the configuration of one call: no await, no I/O. Called for every call, before the pick."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

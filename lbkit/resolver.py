@@ -149,7 +149,9 @@ ResolverFactory: TypeAlias = Callable[[Target], Resolver]
 Addresses: TypeAlias = Resolution | Iterable[str | Endpoint]
 
 # The short forms: called again on demand and every ``refresh`` seconds, or yielding an answer per change.
-ResolveFunction: TypeAlias = Callable[[Target], Awaitable[Addresses]] | Callable[[Target], AsyncIterator[Addresses]]
+ResolveFunction: TypeAlias = (
+    Callable[[Target], Awaitable[Addresses]] | Callable[[Target], AsyncIterator[Addresses]]
+)
 
 
 class FunctionResolver(Resolver):

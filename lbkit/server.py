@@ -31,7 +31,9 @@ class Server:
         max_concurrent_streams: calls that one connection may have open; more are refused, and retried by clients.
     """
 
-    def __init__(self, *, max_request_bytes: int = 4 * 1024 * 1024, max_concurrent_streams: int = 100) -> None:
+    def __init__(
+        self, *, max_request_bytes: int = 4 * 1024 * 1024, max_concurrent_streams: int = 100
+    ) -> None:
         self._handlers = HandlerTable()
         self._sockets: list[socket.socket] = []
         self._listeners: list[asyncio.Server] = []
@@ -186,7 +188,8 @@ class Server:
 
     async def _end(self) -> None:
         """End every connection and every handler, and wait until they are gone."""
-        assert self._dispatcher is not None and self._stopped is not None, "only after start()"
+        assert self._dispatcher is not None, "only after start()"
+        assert self._stopped is not None, "only after start()"
         connections = list(self._connections)
         for connection in connections:
             connection.abort("the server was stopped")
@@ -201,7 +204,9 @@ class Server:
 
     # ServerOwner
 
-    def request(self, connection: ServerConnection, stream: Stream, fields: tuple[Field, ...], end: bool) -> None:
+    def request(
+        self, connection: ServerConnection, stream: Stream, fields: tuple[Field, ...], end: bool
+    ) -> None:
         """Pass a request on to the dispatcher. Called by connections."""
         assert self._dispatcher is not None, "connections come after start()"
         self._dispatcher.request(connection, stream, fields, end)

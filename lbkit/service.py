@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 from lbkit.descriptors import methods_of
-from lbkit.errors import not_supported
+from lbkit.errors import AbortError, not_supported
 from lbkit.metadata import Metadata, MetadataLike
 from lbkit.status import StatusCode
 
@@ -36,14 +36,13 @@ class ServicerContext(ABC):
         """Return the seconds left until the client's deadline, at least 0; None without a deadline."""
 
     @abstractmethod
-    async def abort(
-        self, code: object, details: str = "", trailing_metadata: MetadataLike = ()
-    ) -> NoReturn:
+    async def abort(self, code: object, details: str = "", trailing_metadata: MetadataLike = ()) -> NoReturn:
         """End the call with a status other than OK, by raising AbortError. Do not catch that.
 
         Raises:
             ValueError: the code is OK.
         """
+        raise AbortError(details)
 
     @abstractmethod
     async def send_initial_metadata(self, initial_metadata: MetadataLike) -> None:
@@ -131,7 +130,9 @@ def handler_of_grpc(path: str, handler: Any) -> Handler:
     )
 
 
-def handlers_of_object(pb2: ModuleType, service: str | None, servicer: object) -> tuple[str, dict[str, Handler]]:
+def handlers_of_object(
+    pb2: ModuleType, service: str | None, servicer: object
+) -> tuple[str, dict[str, Handler]]:
     """Make handlers of a servicer's methods, by the descriptors of its service.
 
     Returns:

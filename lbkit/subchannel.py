@@ -8,9 +8,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lbkit.balancer import Subchannel as SubchannelContract
 from lbkit.address import Address, Endpoint
 from lbkit.backoff import Backoff, BackoffPolicy
+from lbkit.balancer import Subchannel as SubchannelContract
 from lbkit.clock import Clock, TimerHandle
 from lbkit.connectivity import ConnectivityState
 from lbkit.errors import ConnectError
@@ -65,6 +65,7 @@ class SubchannelListener(Protocol):
 
     def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
         """Take note of a new state other than SHUTDOWN."""
+        ...
 
 
 class Dialler:
@@ -198,7 +199,9 @@ class Subchannel(SubchannelContract):
             return self.state.text
         times = f" x{self._failures}" if self._failures > 1 else ""
         wait = self._retry_at - self._dialler.clock.time()
-        after = f", next try in {wait:.1f} s" if self.state is TRANSIENT_FAILURE and wait > 0 else ", trying now"
+        after = (
+            f", next try in {wait:.1f} s" if self.state is TRANSIENT_FAILURE and wait > 0 else ", trying now"
+        )
         return f"{self._last_error}{times}{after}"
 
     async def dial(self) -> None:

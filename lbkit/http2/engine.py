@@ -48,7 +48,9 @@ class NativeEngine(Outbound):
             it; what is left of an unfinished frame is copied out before ``buffer_updated`` returns.
     """
 
-    def __init__(self, *, client: bool, sink: ConnectionSink, config: EngineConfig, scratch: bytearray) -> None:
+    def __init__(
+        self, *, client: bool, sink: ConnectionSink, config: EngineConfig, scratch: bytearray
+    ) -> None:
         super().__init__(client=client, config=config)
         self._sink = sink
         self._scratch = memoryview(scratch)
@@ -109,14 +111,17 @@ class NativeEngine(Outbound):
             length = high << 8 | low
             if length > max_frame:
                 raise ConnectionFault(
-                    ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes, {max_frame} allowed (RFC 9113 4.2)"
+                    ErrorCode.FRAME_SIZE_ERROR,
+                    f"a frame of {length} bytes, {max_frame} allowed (RFC 9113 4.2)",
                 )
             end = at + 9 + length
             if end > size:
                 break
             at += 9
             if self._block is not None and kind != CONTINUATION:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted (RFC 9113 6.10)")
+                raise ConnectionFault(
+                    ErrorCode.PROTOCOL_ERROR, "a header block was interrupted (RFC 9113 6.10)"
+                )
             if kind == DATA:
                 self._receive_window -= length
                 self._unreturned += length
@@ -179,7 +184,9 @@ class NativeEngine(Outbound):
             data = data[1 : length - data[0]]
         if stream is None:
             if not self._was_opened(stream_id):
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"DATA on idle stream {stream_id} (RFC 9113 5.1)")
+                raise ConnectionFault(
+                    ErrorCode.PROTOCOL_ERROR, f"DATA on idle stream {stream_id} (RFC 9113 5.1)"
+                )
             return  # closed: its last frames may still be on their way
         if stream.state >= HALF_CLOSED_REMOTE:
             self._stream_fault(stream, ErrorCode.STREAM_CLOSED, "DATA after END_STREAM (RFC 9113 5.1)")
@@ -252,7 +259,9 @@ class NativeEngine(Outbound):
         elif not end:
             self._stream_fault(stream, ErrorCode.PROTOCOL_ERROR, "HEADERS in mid-stream without END_STREAM")
         elif fields is not self._good_trailers and (reason := check.check_trailers(fields)):
-            self._stream_fault(stream, ErrorCode.PROTOCOL_ERROR, f"malformed trailers: {reason} (RFC 9113 8.1)")
+            self._stream_fault(
+                stream, ErrorCode.PROTOCOL_ERROR, f"malformed trailers: {reason} (RFC 9113 8.1)"
+            )
         else:
             self._good_trailers = fields
             self._peer_ended(stream)
@@ -260,10 +269,14 @@ class NativeEngine(Outbound):
 
     def _on_response(self, stream: Stream, fields: tuple[Field, ...], end: bool) -> None:
         if fields is not self._good_response and (reason := check.check_response(fields)):
-            self._stream_fault(stream, ErrorCode.PROTOCOL_ERROR, f"malformed response: {reason} (RFC 9113 8.3.2)")
+            self._stream_fault(
+                stream, ErrorCode.PROTOCOL_ERROR, f"malformed response: {reason} (RFC 9113 8.3.2)"
+            )
         elif fields[0][1][:1] == b"1":  # informational: skip, RFC 9113 8.1
             if end:
-                self._stream_fault(stream, ErrorCode.PROTOCOL_ERROR, "an informational response ended the stream")
+                self._stream_fault(
+                    stream, ErrorCode.PROTOCOL_ERROR, "an informational response ended the stream"
+                )
         else:
             self._good_response = fields
             stream.answered = True
@@ -420,12 +433,12 @@ class NativeEngine(Outbound):
         if len(data) < 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY is under 8 bytes (RFC 9113 6.8)")
         last = unpack_u32(data)[0] & STREAM_ID_MASK
-        code = unpack_u32(data, 4)[0]
+        # The connection first: a refused stream is tried again at once, and must not be so here.
+        self._sink.goaway(last, unpack_u32(data, 4)[0], data[8:])
         for stream in [stream for stream in self.streams.values() if stream.id > last]:
             if bool(stream.id & 1) == self.client:  # ours, and the peer will do nothing for it
                 self._forget(stream)
                 stream.sink.reset(ErrorCode.REFUSED_STREAM, "the peer is going away")
-        self._sink.goaway(last, code, data[8:])
 
 
 class _NoSink:

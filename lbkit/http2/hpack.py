@@ -79,7 +79,7 @@ class CompressionError(Exception):
     """A block cannot be decoded: a connection error COMPRESSION_ERROR (RFC 9113 4.3). The table state is lost."""
 
 
-class HeaderListTooLarge(Exception):  # noqa: N818 - it refuses a stream, no error of the codec
+class HeaderListTooLarge(Exception):
     """A block decodes to more than the soft limit. The table is up to date: refuse the stream, keep the connection.
 
     Attributes:
@@ -93,7 +93,7 @@ class HeaderListTooLarge(Exception):  # noqa: N818 - it refuses a stream, no err
         self.limit = limit
 
 
-class HeaderListAbusive(Exception):  # noqa: N818 - named like the one above
+class HeaderListAbusive(Exception):
     """A block decodes to more than the hard limit: a connection error ENHANCE_YOUR_CALM. The table state is lost."""
 
 

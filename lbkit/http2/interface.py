@@ -40,21 +40,26 @@ class StreamSink(Protocol):
 
     def headers(self, fields: tuple[Field, ...], end: bool, /) -> None:
         """Take a header block that passed the checks of RFC 9113 8. Informational responses are left out."""
+        ...
 
     def data(self, data: bytes, end: bool, /) -> None:
         """Take payload; call ``Engine.consumed`` when it is no longer in the way, or the window stays shut."""
+        ...
 
     def reset(self, code: int, reason: str, /) -> None:
         """Take note that the stream is over without an end: the peer reset it, or we did for a fault of it.
 
         REFUSED_STREAM means that the peer has done nothing for it (also after GOAWAY): it is safe to retry.
         """
+        ...
 
     def lost(self, reason: str, /) -> None:
         """Take note that the connection is gone; what the peer did for this stream is unknown."""
+        ...
 
     def writable(self) -> None:
         """Take note that all data given to ``send_data`` has been queued for the wire."""
+        ...
 
 
 class ConnectionSink(Protocol):
@@ -62,18 +67,23 @@ class ConnectionSink(Protocol):
 
     def request(self, stream: Stream, fields: tuple[Field, ...], end: bool, /) -> None:
         """Server: a new stream with its request headers. Set ``stream.sink`` before returning."""
+        ...
 
     def settings(self) -> None:
         """Take note that the peer's SETTINGS came; the first time, the HTTP/2 handshake is complete."""
+        ...
 
     def goaway(self, last_stream_id: int, code: int, debug: bytes, /) -> None:
-        """Take note that the peer takes no new streams; those above the id have been reset as refused."""
+        """Take note that the peer takes no new streams; those above the id are reset as refused next."""
+        ...
 
     def pong(self, payload: bytes, /) -> None:
         """Take the answer to one of our PINGs."""
+        ...
 
     def fault(self, fault: ConnectionFault, /) -> None:
         """Take note that the connection cannot go on. GOAWAY is queued: flush it, then close."""
+        ...
 
 
 class Engine(Protocol):
@@ -82,51 +92,69 @@ class Engine(Protocol):
     @property
     def streams(self) -> Mapping[int, Stream]:
         """The streams that are not closed, by id."""
+        ...
 
     @property
     def max_streams(self) -> int:
         """How many streams the peer lets us have open at once."""
+        ...
 
     @property
     def queued_bytes(self) -> int:
         """Bytes that ``take`` would return."""
+        ...
 
     @property
     def queued_frames(self) -> int:
         """About how many frames ``take`` would return."""
+        ...
 
     def start(self) -> None:
         """Queue the preface (client) and our SETTINGS. Call once, first."""
+        ...
 
     def get_buffer(self, hint: int, /) -> memoryview:
         """Return where to receive into; at least one byte long."""
+        ...
 
     def buffer_updated(self, count: int, /) -> None:
         """Process ``count`` bytes received into the buffer; calls the sinks. Never raises for bad input."""
+        ...
 
     def lost(self, reason: str, /) -> None:
         """Tell every stream that the connection is gone."""
+        ...
 
     def open(self, sink: StreamSink, /) -> Stream:
         """Client: take the next stream id."""
+        ...
 
-    def send_headers(self, stream: Stream, prefix: Prefix | None, fields: Iterable[Field], end: bool, /) -> None:
+    def send_headers(
+        self, stream: Stream, prefix: Prefix | None, fields: Iterable[Field], end: bool, /
+    ) -> None:
         """Queue a header block: the constant prefix, then what changes from call to call."""
+        ...
 
     def send_data(self, stream: Stream, data: bytes, end: bool, /) -> bool:
         """Queue payload as far as the windows allow and keep the rest. True if all of it was queued."""
+        ...
 
     def reset(self, stream: Stream, code: int, /) -> None:
         """Queue RST_STREAM and forget the stream; harmless if it is closed."""
+        ...
 
     def consumed(self, stream: Stream, count: int, /) -> None:
         """Give ``count`` bytes of window back to the peer's stream."""
+        ...
 
     def ping(self, payload: bytes, /) -> None:
         """Queue a PING of eight bytes."""
+        ...
 
     def goaway(self, last_stream_id: int | None, code: int, debug: bytes = b"", /) -> None:
         """Queue GOAWAY; None stands for the last stream that the peer opened."""
+        ...
 
     def take(self) -> bytes:
         """Return and forget everything queued."""
+        ...

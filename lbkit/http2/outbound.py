@@ -20,9 +20,7 @@ from lbkit.http2.hpack import Encoder, Field, Prefix
 from lbkit.http2.interface import EngineConfig, StreamSink
 from lbkit.http2.stream import (
     CLOSED,
-    HALF_CLOSED_LOCAL,
     HALF_CLOSED_REMOTE,
-    OPEN,
     RESET,
     SEND_END,
     TRANSITIONS,
@@ -170,6 +168,7 @@ class Outbound:
         """Close a stream at once; its pending data is dropped when its turn comes."""
         stream.state = TRANSITIONS[stream.state * 3 + RESET]
         stream.pending = None
+        stream.send_window = -frames.MAX_WINDOW  # so that the short way of ``send_data`` is shut for it
         self.streams.pop(stream.id, None)
 
     def _pump(self, *, tell: bool = True) -> None:
@@ -187,10 +186,12 @@ class Outbound:
                 continue
             head = pending[0]
             size = min(len(head), stream.send_window, self._send_window, self._peer_frame_size)
-            if size <= 0 < len(head):
-                blocked.append(stream)
-                stalled += 1
-                continue
+            if size <= 0:
+                if head:
+                    blocked.append(stream)
+                    stalled += 1
+                    continue
+                size = 0  # an empty frame passes any window, also one that SETTINGS made negative
             stalled = 0
             if size == len(head):
                 pending.popleft()

@@ -22,9 +22,11 @@ class Waiter(Protocol):
 
     def room(self, connection: ClientConnection) -> None:
         """Start now on ``connection``; do nothing if the call is over."""
+        ...
 
     def no_room(self) -> None:
         """Look for another connection: this one takes no more streams."""
+        ...
 
 
 class ClientOwner(Protocol):
@@ -32,6 +34,7 @@ class ClientOwner(Protocol):
 
     def connection_unusable(self, connection: ClientConnection, reason: str) -> None:
         """Take note, once, that ``connection`` takes no new streams; those it has may still finish."""
+        ...
 
 
 class ClientConnection(Connection):
@@ -104,22 +107,36 @@ async def open_connection(
     Raises:
         ConnectError: refused, unreachable, too slow, or not HTTP/2; the text says which.
     """
-    connection = ClientConnection(asyncio.get_running_loop(), owner, config)
+    loop = asyncio.get_running_loop()
+    made: list[
+        ClientConnection
+    ] = []  # only once there is a socket: most attempts of a bad day fail before that
+
+    def make() -> ClientConnection:
+        made.append(ClientConnection(loop, owner, config))
+        return made[0]
+
     try:
         async with asyncio.timeout(timeout_s):
-            await connector.connect(address, lambda: connection)
-            await connection.ready
+            await connector.connect(address, make)
+            await made[0].ready
     except TimeoutError:
-        connected = connection.peer != ""
-        await connection.abort_and_wait("timed out")
-        what = "connected, but got no HTTP/2 SETTINGS" if connected else "got no connection"
+        await _discard(made, "timed out")
+        what = "connected, but got no HTTP/2 SETTINGS" if made else "got no connection"
         raise ConnectError(f"{what} within {timeout_s:.1f} s") from None
     except OSError as error:
         raise ConnectError(describe_os_error(error)) from error
     except asyncio.CancelledError:
-        await connection.abort_and_wait("cancelled")
+        await _discard(made, "cancelled")
         raise
+    connection = made[0]
     if connection.state != OPEN:  # gone again, or going, before anybody could use it
-        await connection.abort_and_wait("not usable")
+        await _discard(made, "not usable")
         raise ConnectError(connection.end_reason)
     return connection
+
+
+async def _discard(made: list[ClientConnection], reason: str) -> None:
+    """Close a connection that nobody will use, and wait until its socket is closed."""
+    for connection in made:
+        await connection.abort_and_wait(reason)

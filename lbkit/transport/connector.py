@@ -20,6 +20,7 @@ class Connector(Protocol):
         Raises:
             OSError: there is no connection to be had; the text goes into the call's status.
         """
+        ...
 
 
 class SocketConnector:

@@ -24,14 +24,19 @@ _GOAWAY_WAIT_S = 5.0  # for the answer to that PING
 class ServerOwner(Protocol):
     """Who serves the requests that come in."""
 
-    def request(self, connection: ServerConnection, stream: Stream, fields: tuple[Field, ...], end: bool) -> None:
+    def request(
+        self, connection: ServerConnection, stream: Stream, fields: tuple[Field, ...], end: bool
+    ) -> None:
         """Serve a new stream; set ``stream.sink``."""
+        ...
 
     def connection_opened(self, connection: ServerConnection) -> None:
         """Take note of a new connection."""
+        ...
 
     def connection_closed(self, connection: ServerConnection) -> None:
         """Take note that a connection is gone."""
+        ...
 
 
 class ServerConnection(Connection):

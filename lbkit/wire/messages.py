@@ -59,10 +59,13 @@ class OneMessage:
                 return
             flag, size = _unpack(self._head)
             if flag:
-                raise WireFault(StatusCode.INTERNAL, f"message flag {flag}, but no grpc-encoding was agreed on")
+                raise WireFault(
+                    StatusCode.INTERNAL, f"message flag {flag}, but no grpc-encoding was agreed on"
+                )
             if size > self._limit:
                 raise WireFault(
-                    StatusCode.RESOURCE_EXHAUSTED, f"message of {size} bytes is larger than the limit of {self._limit}"
+                    StatusCode.RESOURCE_EXHAUSTED,
+                    f"message of {size} bytes is larger than the limit of {self._limit}",
                 )
         self._size += len(data)
         self._parts.append(data)

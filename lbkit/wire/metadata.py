@@ -18,13 +18,23 @@ _is_key = re.compile(r"[0-9a-z_.\-]+").fullmatch
 
 # Not the application's to send: the protocol sets them itself, or HTTP/2 forbids them.
 _NOT_SENT = frozenset(
-    ("content-type", "te", "user-agent", "host", "connection", "keep-alive", "proxy-connection")
-    + ("transfer-encoding", "upgrade", "content-length")
+    [
+        "content-type",
+        "content-length",
+        "te",
+        "user-agent",
+        "host",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "upgrade",
+    ]
 )
 # Not shown to the application: they are the protocol's own.
 _NOT_SHOWN = frozenset(
-    (b"content-type", b"te", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-message", b"grpc-status")
-    + (b"grpc-timeout", b"grpc-message-type", b"content-length", b"host", b"date")
+    b"content-type content-length te host date grpc-encoding grpc-accept-encoding grpc-message grpc-status"
+    b" grpc-timeout grpc-message-type".split()
 )
 
 _KEYS_MAX = 1024
@@ -54,7 +64,9 @@ def encode_metadata(metadata: MetadataLike) -> list[Field]:
             name, binary = _keys.get(key) or _check_key(key)
             if binary:
                 if not isinstance(value, bytes):
-                    raise MetadataError(f"metadata {key!r}: a key that ends in -bin takes bytes, not {value!r}")
+                    raise MetadataError(
+                        f"metadata {key!r}: a key that ends in -bin takes bytes, not {value!r}"
+                    )
                 fields.append((name, base64.b64encode(value).rstrip(b"=")))
             else:
                 text = value if isinstance(value, str) else _ascii(key, value)

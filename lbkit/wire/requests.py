@@ -68,7 +68,9 @@ class RequestHead:
             elif name[-4:] == b"-bin":
                 binary = True
         if method != b"POST":
-            raise RequestRefused(405, StatusCode.INTERNAL, f"method {method.decode('latin-1')!r}; gRPC uses POST")
+            raise RequestRefused(
+                405, StatusCode.INTERNAL, f"method {method.decode('latin-1')!r}; gRPC uses POST"
+            )
         if kind != _TYPE and not is_grpc(kind):
             raise RequestRefused(
                 415, StatusCode.UNKNOWN, f"content-type {kind.decode('latin-1')!r} is not application/grpc"

@@ -82,9 +82,8 @@ def up(controller: FakeController, policy: Balancer, *names: str) -> None:
 
 
 def test_connects_to_every_endpoint(controller: FakeController, policy: First) -> None:
-    assert policy.update(resolution("a", "b")) is ACCEPTED
+    assert take(controller, policy, "a", "b") is ACCEPTED
     assert [subchannel.dials for subchannel in controller.subchannels] == [1, 1]
-    controller.turn(policy)
     assert controller.state is CONNECTING
     assert isinstance(controller.picker, QueuePicker)
 
@@ -96,7 +95,7 @@ def test_publishes_nothing_before_any_news(controller: FakeController, policy: F
     assert not controller.publications
 
 
-def test_picker_has_the_ready_ones_in_the_order_of_the_update(
+def test_picker_has_the_ready_ones_in_the_order_of_the_list(
     controller: FakeController, policy: First
 ) -> None:
     take(controller, policy, "a", "b", "c")
@@ -108,13 +107,48 @@ def test_picker_has_the_ready_ones_in_the_order_of_the_update(
 
 
 def test_one_picker_per_settle_however_much_news(controller: FakeController, policy: First) -> None:
-    take(controller, policy, *[f"b{number}" for number in range(1000)])
+    names = [f"b{number}" for number in range(300)]
+    take(controller, policy, *names)
+    published = len(controller.publications)
     for subchannel in controller.subchannels:
         subchannel.become(CONNECTING)
         subchannel.become(READY)
     controller.turn(policy)
-    assert len(controller.publications) == 1
-    assert len(ready_names(controller)) == 1000
+    assert len(controller.publications) == published + 1
+    assert ready_names(controller) == names
+
+
+def test_long_list_is_taken_in_parts_so_that_others_get_a_turn(
+    controller: FakeController, policy: First
+) -> None:
+    names = [f"b{number}" for number in range(1200)]
+    take(controller, policy, *names)
+    assert list(controller.live) == names[:500]
+    for subchannel in controller.subchannels:
+        subchannel.become(TRANSIENT_FAILURE)
+    assert controller.settle_wanted
+    controller.turn(policy)
+    assert list(controller.live) == names[:1000]
+    assert controller.settle_wanted
+    controller.turn(policy)
+    assert list(controller.live) == names
+    assert not controller.settle_wanted
+    for subchannel in controller.subchannels[500:]:
+        subchannel.become(TRANSIENT_FAILURE)
+    assert {publication.state for publication in controller.publications} == {CONNECTING}
+    controller.turn(policy)
+    assert controller.state is TRANSIENT_FAILURE
+
+
+def test_shorter_list_during_a_long_one_replaces_it(controller: FakeController, policy: First) -> None:
+    take(controller, policy, *[f"b{number}" for number in range(1200)])
+    take(controller, policy, "b1199", "b0")
+    assert sorted(controller.live) == ["b0", "b1199"]
+    assert not controller.settle_wanted
+    take(controller, policy, *[f"b{number}" for number in range(1200)])
+    policy.close()
+    controller.turn(policy)
+    assert not controller.live
 
 
 def test_no_picker_without_news(controller: FakeController, policy: First) -> None:
@@ -147,21 +181,23 @@ def test_late_news_of_a_removed_one_is_ignored(controller: FakeController, polic
     take(controller, policy, "a", "b")
     gone = controller.live["b"]
     take(controller, policy, "a")
+    published = len(controller.publications)
     policy.subchannel_changed(gone, READY)
     controller.turn(policy)
-    assert len(controller.publications) == 1
+    assert len(controller.publications) == published
 
 
 def test_changed_weight_revises_and_keeps_the_connection(controller: FakeController, policy: First) -> None:
     address = [Address("a", 1)]
     take(controller, policy, Endpoint(address, weight=1))
     up(controller, policy, "a")
+    published = len(controller.publications)
     heavier = Endpoint(address, weight=5)
     take(controller, policy, heavier)
     (subchannel,) = controller.subchannels
     assert subchannel.endpoint is heavier
     assert subchannel.dials == 1
-    assert len(controller.publications) == 2  # a weighted policy needs a new picker
+    assert len(controller.publications) == published + 1  # a weighted policy needs a new picker
 
 
 def test_order_of_addresses_is_no_new_endpoint(controller: FakeController, policy: First) -> None:
@@ -202,7 +238,7 @@ def test_failure_sticks_until_ready(controller: FakeController, policy: First) -
         controller.turn(policy)
         assert controller.state is TRANSIENT_FAILURE
     assert controller.live["a"].dials == 3
-    assert len(controller.publications) == 1
+    assert len(controller.publications) == 2
     up(controller, policy, "a")
     assert controller.state is READY
 
@@ -332,6 +368,15 @@ def test_function_may_give_any_answer(controller: FakeController, answer: Pick) 
     take(controller, policy, "a")
     up(controller, policy, "a")
     assert controller.pick() is answer
+
+
+def test_answers_can_be_read_in_a_log(controller: FakeController) -> None:
+    policy = make(controller, lambda ready, call: ready[0])
+    take(controller, policy, "a")
+    up(controller, policy, "a")
+    assert repr(controller.pick()) == "Picked(a:1)"
+    assert repr(QUEUE) == "QUEUE"
+    assert QueuePicker().pick(FakeCall()) is QUEUE
 
 
 def test_decorated_function_is_a_policy_of_that_name(controller: FakeController) -> None:

@@ -310,6 +310,17 @@ def test_new_list_without_the_one_in_use_starts_over() -> None:
     assert setup.state is CONNECTING
 
 
+def test_same_list_again_changes_nothing() -> None:
+    setup = Setup()
+    answer = resolution("a", "b")
+    for _ in range(2):
+        setup.policy.update(answer)
+        setup.controller.turn(setup.policy)
+    assert setup.dialling() == ["a"]
+    assert not setup.controller.live["a"].revisions
+    assert len(setup.controller.publications) == 1
+
+
 def test_new_list_during_a_pass_starts_at_its_top() -> None:
     setup = Setup("a", "b")
     setup.set("a", TRANSIENT_FAILURE)

@@ -16,6 +16,7 @@ def start(names: Sequence[str], seed: int = 0) -> tuple[FakeController, RoundRob
     controller = FakeController(seed=seed)
     policy = RoundRobin(controller, {})
     policy.update(resolution(*names))
+    controller.turn(policy)
     set_all(controller, policy, *names)
     return controller, policy
 
@@ -59,6 +60,7 @@ def test_clients_that_see_the_backends_come_up_one_by_one_spread_too() -> None:
         controller = FakeController(seed=seed)
         policy = RoundRobin(controller, {})
         policy.update(resolution(*NAMES))
+        controller.turn(policy)
         set_all(controller, policy, "b0")
         assert controller.pick_names(1) == ["b0"]
         for name in NAMES[1:]:

@@ -19,6 +19,7 @@ def test_every_code_of_grpc_exists() -> None:
 def test_equal_in_both_directions(ours: StatusCode, theirs: Any) -> None:
     assert ours == theirs
     assert theirs == ours
+    assert ours == StatusCode[ours.name]
     assert not ours != theirs  # noqa: SIM202  # the operator is what is tested
     assert ours is not theirs
     assert ours.value == theirs.value

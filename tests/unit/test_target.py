@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lbkit.errors import TargetError, UnknownPluginError
-from lbkit.resolver import Target, make_resolver
+from lbkit.resolver import Resolver, Sink, Target, make_resolver, registry
 from lbkit_resolvers.static import StaticResolver
 
 SCHEMES = {"dns", "static", "etcd", "unix", "my_scheme"}
@@ -96,9 +98,13 @@ def test_make_resolver_says_the_nearest_scheme() -> None:
         make_resolver("statik:///a:1")
 
 
-def test_make_resolver_refuses_unknown_parameters() -> None:
-    from lbkit.resolver import Resolver, Sink, registry
+def test_make_resolver_says_what_to_write_without_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["lbkit.resolver"], "DEFAULT_SCHEME", "test-none")
+    with pytest.raises(TargetError, match=r"needs the 'test-none' resolver, .*write static:///localhost:1$"):
+        make_resolver("localhost:1")
 
+
+def test_make_resolver_refuses_unknown_parameters() -> None:
     class Zoned(Resolver):
         parameters = frozenset({"zone", "tag"})
 

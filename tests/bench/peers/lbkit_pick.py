@@ -9,7 +9,7 @@ from statistics import median
 from timeit import repeat
 
 from lbkit.address import Endpoint
-from lbkit.balancer import Controller, Subchannel
+from lbkit.balancer import Balancer, Controller, Subchannel
 from lbkit.clock import Clock, TimerHandle
 from lbkit.connectivity import ConnectivityState
 from lbkit.metadata import EMPTY
@@ -77,6 +77,7 @@ class RecordingController(Controller):
         self.random = random.Random(1)
         self.made: list[ReadySubchannel] = []
         self.picker: Picker | None = None
+        self.unsettled = False
 
     def new_subchannel(self, endpoint: Endpoint) -> Subchannel:
         """Make a stand-in."""
@@ -91,16 +92,28 @@ class RecordingController(Controller):
     def reresolve(self) -> None:
         """Do nothing."""
 
+    def settle_again(self) -> None:
+        """Note that the policy has work left."""
+        self.unsettled = True
+
+    def settle(self, policy: Balancer) -> None:
+        """Let the policy do all the work that it has."""
+        self.unsettled = True
+        while self.unsettled:
+            self.unsettled = False
+            policy.settle()
+
 
 def published_picker(size: int) -> Picker:
     """Return the picker of the real policy when ``size`` endpoints are READY."""
     controller = RecordingController()
     policy = RoundRobin(controller, {})
     policy.update(Resolution(tuple(Endpoint.parse(f"127.0.0.1:{10_000 + number}") for number in range(size))))
+    controller.settle(policy)
     for subchannel in controller.made:
         subchannel.state = ConnectivityState.READY
         policy.subchannel_changed(subchannel, ConnectivityState.READY)
-    policy.settle()
+    controller.settle(policy)
     assert controller.picker is not None
     picks = [controller.picker.pick(Call()) for _ in range(size)]
     chosen = {id(picked.subchannel) for picked in picks if isinstance(picked, Picked)}

@@ -1,0 +1,100 @@
+"""``lbkit client``: calls a service for as long as it runs, and says who answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+
+import click
+
+import lbkit
+import lbkit.cli.hosts  # noqa: F401  # registers the scheme
+from lbkit.cli import signals
+from lbkit.cli.load import Load, Plan, Record, first_line
+
+REPORT_EVERY_S = 2.0
+
+
+class Tally:
+    """Counts what has happened since the last line, and altogether."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.failed = 0
+        self._shares: Counter[str] = Counter()
+        self._errors: list[str] = []
+        self._since = time.perf_counter()
+
+    def note(self, record: Record) -> None:
+        """Count one call that is over."""
+        if record.error is None:
+            self.answered += 1
+            self._shares[record.backend] += 1
+        else:
+            self.failed += 1
+            self._errors.append(first_line(record.error))
+
+    def report(self, channel: lbkit.Channel, waiting: int) -> str:
+        """Say what has happened since the last report, and begin anew."""
+        shares, errors = self._shares, self._errors
+        now = time.perf_counter()
+        total = shares.total()
+        text = f"{time.strftime('%H:%M:%S')} {total / (now - self._since):6.0f} calls/s  {len(errors)} failed"
+        if total:
+            parts = [f"{name} {count / total:.1%}" for name, count in sorted(shares.items())]
+            text += f"  {len(parts)} backends: {'  '.join(parts)}"
+        elif not errors:
+            text += f"  no answer yet: the channel is {channel.get_state().text}, {waiting} calls wait"
+        if errors:
+            text += f"\n         the last failure: {errors[-1]}"
+        self._shares, self._errors, self._since = Counter(), [], now
+        return text
+
+
+async def call(target: str, balancer: str, plan: Plan, seconds: float | None) -> int:
+    """Call until the time is over or the task is cancelled.
+
+    Returns:
+        The exit status: 1 if no call was answered.
+    """
+    tally = Tally()
+
+    async def report() -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            print(tally.report(channel, len(load.running)), flush=True)
+
+    async with lbkit.Channel(target, balancer=balancer) as channel:
+        load = Load(channel, plan, random.Random(), tally.note)
+        try:
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+                group.create_task(load.run())
+                group.create_task(report())
+        except TimeoutError:
+            pass
+        finally:
+            print(f"{tally.answered} calls answered, {tally.failed} failed", flush=True)
+    return 0 if tally.answered else 1
+
+
+@click.command
+@click.argument("target")
+@click.option("--rate", default=100.0, show_default=True, help="Calls a second.")
+@click.option("--balancer", default="round_robin", show_default=True, help="The policy: see `lbkit plugins`.")
+@click.option("--seconds", type=float, help="How long to call.  [default: until Ctrl-C]")
+def command(target: str, rate: float, balancer: str, seconds: float | None) -> int:
+    """Call the Echo service of the backends that TARGET names, and print each one's share every 2 s.
+
+    TARGET is scheme:///name, as static:///127.0.0.1:50051,127.0.0.1:50052 or hosts:///name:port. Calls wait while
+    no backend is up.
+    """
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    if rate <= 0:
+        raise click.BadParameter("must be more than 0", param_hint="--rate")
+    try:
+        return signals.run(call(target, balancer, Plan(rate, wait_for_ready=True), seconds))
+    except lbkit.Error as error:
+        raise click.UsageError(str(error)) from None

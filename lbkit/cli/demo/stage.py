@@ -1,0 +1,124 @@
+"""What the acts play with: the backends, the list of them, the channel, and the calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import lbkit
+from lbkit.cli.demo.fleet import Backend, Fleet
+from lbkit.cli.load import Load, Record, first_line
+
+_LOOK_EVERY_S = 0.002
+
+
+class Listed(lbkit.Resolver):
+    """A resolver plug-in: the list of backends that the demo itself keeps, pushed whenever it changes."""
+
+    def __init__(self) -> None:
+        super().__init__(lbkit.Target.parse("demo:///echo", ()))
+        self._sink: lbkit.Sink | None = None
+        self._answer = lbkit.Resolution(())
+
+    def update(self, backends: Iterable[Backend]) -> None:
+        """Replace the list."""
+        self._answer = lbkit.Resolution(tuple(lbkit.Endpoint.parse(backend.address) for backend in backends))
+        if self._sink is not None:
+            self._sink.update(self._answer)
+
+    async def run(self, sink: lbkit.Sink) -> None:
+        """Push the list, and again from ``update``."""
+        self._sink = sink
+        sink.update(self._answer)
+        await asyncio.get_running_loop().create_future()  # until the channel is closed
+
+
+class Look(NamedTuple):
+    """One subchannel at a glance."""
+
+    state: str
+    in_flight: int
+
+
+class Stage:
+    """Everything an act needs.
+
+    Args:
+        fleet: the processes.
+        listed: says to the channel who is there.
+        channel: what is called on.
+        load: who calls.
+        calls: how many each act judges by.
+        limit_s: how long an act waits for these.
+    """
+
+    def __init__(
+        self, fleet: Fleet, listed: Listed, channel: lbkit.Channel, load: Load, *, calls: int, limit_s: float
+    ) -> None:
+        self.fleet = fleet
+        self.channel = channel
+        self.load = load
+        self.calls = calls
+        self.limit_s = limit_s
+        self.on_list: list[Backend] = []  # by what the resolver says
+        self.over: list[Record] = []  # every call that is over, in the order of their ends
+        self._listed = listed
+
+    def list(self, backends: Sequence[Backend]) -> None:
+        """Tell the channel, through its resolver, who is there now."""
+        self.on_list = [*backends]
+        self._listed.update(backends)
+
+    def looks(self) -> dict[str, Look]:
+        """Return each subchannel's state by its address."""
+        # A channel has no public view of these yet.
+        if "loop" not in self.channel.__dict__:
+            return {}
+        policy = self.channel._policy.policy
+        assert isinstance(policy, lbkit.EndpointBalancer), "round_robin is one"
+        return {str(sub.endpoint): Look(sub.state.text, sub.in_flight) for sub in policy.subchannels.values()}
+
+    async def until(self, seen: Callable[[], bool], limit_s: float) -> float | None:
+        """Wait until something can be seen; return how long that took, None if it took too long."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while not seen():  # noqa: ASYNC110  # subchannels set no event
+                    await asyncio.sleep(_LOOK_EVERY_S)
+                return clock() - began
+        return None
+
+    def ready(self, backend: Backend) -> bool:
+        """Whether calls can be sent to it."""
+        look = self.looks().get(backend.address)
+        return look is not None and look.state == lbkit.ConnectivityState.READY.text
+
+    def in_flight_on(self, backend: Backend) -> set[Record]:
+        """Return the calls that were sent to it and are not over."""
+        return {
+            record
+            for record in self.load.running
+            if record.call is not None and record.call.backend == backend.address
+        }
+
+    async def next_calls(self) -> list[Record]:
+        """Let as many calls as an act judges by start and end, from now on; fewer if that takes too long."""
+        first = self.load.started
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.limit_s):
+                await self.load.until_over(first + self.calls)
+        return [record for record in self.over if first <= record.number < first + self.calls]
+
+
+def shares(records: Iterable[Record]) -> Counter[str]:
+    """Count who answered."""
+    return Counter(record.backend for record in records if record.error is None)
+
+
+def errors(records: Iterable[Record]) -> list[str]:
+    """Return what the failed calls said."""
+    return [first_line(record.error) for record in records if record.error is not None]

@@ -1,0 +1,84 @@
+"""What the demo expects of each act, and whether it is what was seen. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+SHARE_TOLERANCE = 0.01  # round_robin is exact; this much is for calls on the fringe of the count
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One expectation.
+
+    Attributes:
+        what: what it is about.
+        expected: the figure it should be, as text.
+        seen: the figure it was.
+        ok: whether that will do.
+    """
+
+    what: str
+    expected: str
+    seen: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one act."""
+
+    number: int
+    title: str
+    checks: Sequence[Check]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every expectation holds."""
+        return all(check.ok for check in self.checks)
+
+    def lines(self) -> list[str]:
+        """Return the verdict and, indented, each expectation with its figures."""
+        lines = [f"{'PASS' if self.ok else 'FAIL'}  act {self.number}: {self.title}"]
+        for check in self.checks:
+            mark = "" if check.ok else "  <- not as expected"
+            lines.append(f"      {check.what:<24} expected {check.expected:<24} seen {check.seen}{mark}")
+        return lines
+
+
+def even_shares(counts: Mapping[str, int], backends: Sequence[str]) -> Check:
+    """Check that the calls went to these backends, to each as many as to any other, and to nobody else."""
+    total = sum(counts.values())
+    fair = 1 / len(backends)
+    names = [*backends, *sorted(set(counts) - set(backends))]
+    shares = {name: counts.get(name, 0) / total if total else 0.0 for name in names}
+    fits = all(abs(shares[name] - fair) <= SHARE_TOLERANCE for name in backends)
+    seen = "  ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    expected = f"{fair:.1%} each, +-{SHARE_TOLERANCE:.0%}"
+    return Check(f"shares of {len(backends)} backends", expected, seen, fits and len(names) == len(backends))
+
+
+def enough_calls(seen: int, expected: int, limit_s: float) -> Check:
+    """Check that the calls to judge by were made at all."""
+    return Check("calls to judge by", f"{expected} within {limit_s:.0f} s", str(seen), seen >= expected)
+
+
+def at_most(what: str, errors: Iterable[str], allowed: int, total: int, why: str = "") -> Check:
+    """Check that no more calls failed than may."""
+    errors = list(errors)
+    seen = f"{len(errors)} of {total}" + (f" ({errors[-1]})" if len(errors) > allowed else "")
+    expected = f"at most {allowed}" if allowed else "0"
+    return Check(what, expected + (f" ({why})" if why else ""), seen, len(errors) <= allowed)
+
+
+def soon(what: str, seen_s: float | None, limit_s: float) -> Check:
+    """Check that something came about in time; None if it did not at all."""
+    seen = "nothing" if seen_s is None else f"{seen_s * 1000:.1f} ms"
+    return Check(what, f"within {limit_s:.0f} s", seen, seen_s is not None and seen_s <= limit_s)
+
+
+def exit_by_itself(status: int | None, took_s: float, limit_s: float) -> Check:
+    """Check that a process ended with status 0; None if it had not after ``took_s``."""
+    seen = "still running" if status is None else f"{status} after {took_s * 1000:.0f} ms"
+    return Check("exit status", f"0 within {limit_s:.0f} s", seen, status == 0 and took_s <= limit_s)
