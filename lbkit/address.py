@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from math import inf
 from types import MappingProxyType
 from typing import NamedTuple
 
 from lbkit.errors import AddressError
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+# A name or an IPv4 address. Underscores are no host name's, but containers have them; Unicode names are IDNA's.
+_is_host = re.compile(r"[\w.\-]+").fullmatch
+_is_ipv6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[\w.\-]+)?").fullmatch  # the resolver knows the rest
 
 
 class Address(NamedTuple):
@@ -31,16 +38,18 @@ class Address(NamedTuple):
         host, _, port = text.rpartition(":")
         if host == "unix" or text.startswith("unix:"):
             path = text.removeprefix("unix:").removeprefix("//")
-            if not path:
+            if not path or "\0" in path:
                 raise AddressError(f"{text!r} has no path; write unix:/run/app.sock")
             return cls(path, None)
         if not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
             raise AddressError(f"{text!r} has no valid port; write host:port with a port of 0 to 65535")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
-        elif ":" in host:
-            raise AddressError(f"{text!r}: put an IPv6 address in brackets, like [::1]:50051")
-        if not host or not host.isprintable() or " " in host:
+            if not _is_ipv6(host):
+                raise AddressError(f"{text!r}: what is in brackets is no IPv6 address")
+        elif not _is_host(host):
+            if host.count(":") > 1:
+                raise AddressError(f"{text!r}: put an IPv6 address in brackets, like [::1]:50051")
             raise AddressError(f"{text!r} has no valid host; write host:port, like 127.0.0.1:50051")
         return cls(host, int(port))
 
@@ -57,56 +66,54 @@ class Endpoint:
     connection. ``==`` compares everything, so that equal updates can be recognised.
 
     Args:
-        addresses: one or more addresses of the same backend (IPv4 and IPv6, say), in order of preference.
+        addresses: where the backend listens, as text or Address; several if it has several (IPv4 and IPv6, say),
+            in order of preference.
         weight: relative share for weighted policies; > 0.
         zone: locality, for zone-aware policies.
         hash_key: stands for this backend in consistent hashing; the first address if empty.
         metadata: anything else a policy or a person may want, as text.
 
     Raises:
-        AddressError: there is no address, or the weight is not positive.
+        AddressError: no address, one that cannot be read, or a weight that is not positive and finite.
     """
 
     __slots__ = ("addresses", "hash_key", "identity", "metadata", "weight", "zone")
 
     addresses: tuple[Address, ...]
     identity: Hashable  # the unordered set of addresses; the address itself when there is only one
-
-    def __init__(
-        self,
-        addresses: Iterable[Address],
-        *,
-        weight: float = 1.0,
-        zone: str = "",
-        hash_key: str = "",
-        metadata: Mapping[str, str] = _NOTHING,
-    ) -> None:
-        addresses = tuple(addresses)
-        if not addresses:
-            raise AddressError("an endpoint needs at least one address")
-        if not weight > 0:
-            raise AddressError(f"{addresses[0]}: weight must be > 0, not {weight!r}")
-        set_ = object.__setattr__
-        set_(self, "addresses", addresses)
-        distinct = frozenset(addresses)
-        set_(self, "identity", addresses[0] if len(distinct) == 1 else distinct)
-        set_(self, "weight", weight)
-        set_(self, "zone", zone)
-        set_(self, "hash_key", hash_key)
-        set_(self, "metadata", metadata)
-
     weight: float
     zone: str
     hash_key: str
     metadata: Mapping[str, str]
 
-    @classmethod
-    def parse(cls, text: str) -> Endpoint:
-        """Make an endpoint of one address; see ``Address.parse`` for the forms and the errors."""
-        return cls((Address.parse(text),))
+    def __init__(
+        self,
+        addresses: str | Address | Iterable[str | Address],
+        *,
+        weight: float = 1.0,
+        zone: str = "",
+        hash_key: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        several = (addresses,) if isinstance(addresses, str | Address) else tuple(addresses)
+        known = tuple([item if isinstance(item, Address) else Address.parse(item) for item in several])
+        if not known:
+            raise AddressError("an endpoint needs at least one address")
+        if not 0 < weight < inf:
+            raise AddressError(f"{known[0]}: weight must be positive and finite, not {weight!r}")
+        set_ = object.__setattr__
+        set_(self, "addresses", known)
+        set_(self, "identity", known[0] if len(known) == 1 or len(set(known)) == 1 else frozenset(known))
+        set_(self, "weight", weight)
+        set_(self, "zone", zone)
+        set_(self, "hash_key", hash_key)
+        set_(self, "metadata", MappingProxyType(dict(metadata)) if metadata else _NOTHING)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"an Endpoint is immutable; make a new one instead of setting {name!r}")
+
+    def __reduce__(self) -> tuple[Callable[..., Endpoint], tuple[object, ...]]:
+        return _rebuild, (self.addresses, self.weight, self.zone, self.hash_key, dict(self.metadata))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Endpoint):
@@ -129,3 +136,10 @@ class Endpoint:
         extra = f", weight={self.weight:g}" if self.weight != 1 else ""
         extra += f", zone={self.zone!r}" if self.zone else ""
         return f"Endpoint({self}{extra})"
+
+
+def _rebuild(
+    addresses: tuple[Address, ...], weight: float, zone: str, hash_key: str, metadata: dict[str, str]
+) -> Endpoint:
+    """Make an Endpoint of what ``pickle`` and ``copy`` kept."""
+    return Endpoint(addresses, weight=weight, zone=zone, hash_key=hash_key, metadata=metadata)

@@ -80,7 +80,11 @@ class Controller(ABC):
 
     @abstractmethod
     def publish(self, state: ConnectivityState, picker: Picker) -> None:
-        """Replace the channel's state and picker; calls that waited are asked of the new picker."""
+        """Replace the channel's state and picker; the new picker is asked about every call that waits.
+
+        A policy that loses the subchannel of a published picker must publish again: calls that found it gone wait
+        for the next picker.
+        """
 
     @abstractmethod
     def reresolve(self) -> None:
@@ -152,6 +156,7 @@ class EndpointBalancer(Balancer):
         self._unmade: list[Endpoint] = []  # endpoints that have no subchannel yet
         self._resolver_error: Exception | None = None
         self._changed = False
+        self._published: ConnectivityState | None = None
 
     @abstractmethod
     def make_picker(self, ready: Sequence[Subchannel]) -> Picker:
@@ -220,10 +225,16 @@ class EndpointBalancer(Balancer):
             ready = [subchannel for subchannel in self.subchannels.values() if subchannel.state is READY]
         if ready:
             self.controller.publish(READY, self.make_picker(ready))
-        elif state is TRANSIENT_FAILURE and not self._unmade:
-            self.controller.publish(TRANSIENT_FAILURE, FailPicker(self.explain))
-        else:
-            self.controller.publish(ConnectivityState.CONNECTING, QueuePicker())
+            self._published = READY
+            return
+        if state is not TRANSIENT_FAILURE or self._unmade:
+            state = ConnectivityState.CONNECTING
+        if (
+            state is not self._published
+        ):  # those that wait were told, and the explanation is made when asked for
+            picker = FailPicker(self.explain) if state is TRANSIENT_FAILURE else QueuePicker()
+            self.controller.publish(state, picker)
+            self._published = state
 
     def explain(self) -> str:
         """Say why no call can be served now: each backend, its error, its next try."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import deque
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from lbkit.address import Endpoint
 from lbkit.balancer import BalancerFactory, Controller
-from lbkit.clock import Clock
+from lbkit.clock import Clock, TimerHandle
 from lbkit.connectivity import ConnectivityState
 from lbkit.picking import Picker
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
@@ -17,7 +18,13 @@ from lbkit.subchannel import Dialler, Subchannel
 
 T = TypeVar("T")
 
+_log = logging.getLogger("lbkit.balancer")
+
 _NEWS_PER_TURN = 500  # delivered before other work on the event loop gets a turn
+# A policy with thousands of backends needs milliseconds for a picker. While they come up one after the other it
+# rests after each one, so that publishing takes a fifth of the time at most.
+_LONG_SETTLE_S = 0.002
+_REST = 5
 
 
 class Scheduler(Protocol):
@@ -59,6 +66,9 @@ class PolicyHost(Controller):
         self._news: deque[Callable[[], object]] = deque()
         self._due = False
         self._delivering = False
+        self._again = False  # the policy asked for one more settle()
+        self._rest_until = 0.0
+        self._timer: TimerHandle | None = None
         self._closed = False
         self.policy = factory(self, config)
 
@@ -72,7 +82,7 @@ class PolicyHost(Controller):
         self._deliver(len(self._news))
         verdict = self._tell(lambda: self.policy.update(resolution))
         self._wake_later()
-        return verdict
+        return verdict or Verdict(accepted=False, reason="the balancing policy failed; see the log")
 
     def resolver_failed(self, error: Exception) -> None:
         """Deliver that there is no answer."""
@@ -90,7 +100,9 @@ class PolicyHost(Controller):
         """Shut the policy down; nothing is delivered afterwards."""
         self._closed = True
         self._news.clear()
-        self.policy.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tell(self.policy.close)
 
     # what the policy asks of the channel
 
@@ -109,6 +121,7 @@ class PolicyHost(Controller):
 
     def settle_again(self) -> None:
         """Come back to the policy in the next turn."""
+        self._again = True
         self._wake_later()
 
     def _enqueue(self, news: Callable[[], object]) -> None:
@@ -117,18 +130,26 @@ class PolicyHost(Controller):
             self._wake_later()
 
     def _wake_later(self) -> None:
-        if not self._due and not self._closed:
-            self._due = True
+        if self._due or self._closed:
+            return
+        self._due = True
+        if self._rest_until > self.clock.time():
+            self._timer = self.clock.call_at(self._rest_until, self._turn)
+        else:
             self._schedule(self._turn)
 
     def _turn(self) -> None:
-        """Deliver what has come, then let the policy publish once; go on in the next turn if there is more."""
+        """Deliver what has come, then let the policy publish once; go on in another turn if there is more."""
         self._due = False
         if self._closed:
             return
         self._deliver(_NEWS_PER_TURN)
+        self._again = False
+        began = self.clock.time()
         self._tell(self.policy.settle)
-        if self._news:
+        took = self.clock.time() - began
+        self._rest_until = 0.0 if self._again or took < _LONG_SETTLE_S else began + took * _REST
+        if self._news or self._again:
             self._wake_later()
 
     def _deliver(self, most: int) -> None:
@@ -136,9 +157,13 @@ class PolicyHost(Controller):
             most -= 1
             self._tell(self._news.popleft())
 
-    def _tell(self, news: Callable[[], T]) -> T:
+    def _tell(self, news: Callable[[], T]) -> T | None:
+        """Call the policy. It may be a stranger's: what it raises is logged, and the next news still comes."""
         self._delivering = True
         try:
             return news()
+        except Exception:
+            _log.exception("the balancing policy %r raised", type(self.policy).__name__)
+            return None
         finally:
             self._delivering = False

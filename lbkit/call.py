@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lbkit.errors import Attempt, RpcError
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field
-from lbkit.http2.stream import CLOSED, Stream
+from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
 from lbkit.metadata import EMPTY, Metadata, MetadataLike, pairs
 from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked
 from lbkit.resolution import CallConfig, MethodConfig
@@ -61,7 +61,6 @@ class UnaryUnaryCall:
     __slots__ = (
         "__weakref__",
         "_began",
-        "_bucket",
         "_callbacks",
         "_channel",
         "_config",
@@ -84,7 +83,10 @@ class UnaryUnaryCall:
         "_subchannel",
         "_trailing",
         "_wait_for_ready",
+        "bucket",
     )
+
+    bucket: Bucket | None  # set by Deadlines
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class UnaryUnaryCall:
         self._channel: Channel = channel
         self._metadata = metadata
         self._status: Status | None = None
-        self._bucket: Bucket | None = None
+        self.bucket = None
         self._stream: Stream | None = None
         self._connection: ClientConnection | None = None
         self._picked: Picked | None = None  # the pick that is to be told when it is done
@@ -134,7 +136,7 @@ class UnaryUnaryCall:
             self._finish(refusal)
             return
         if self._deadline is not None:
-            self._bucket = channel.deadlines.add(self, self._deadline)
+            channel.deadlines.add(self, self._deadline)
         self.attempt()
 
     # What pickers and selectors read (CallInfo)
@@ -370,7 +372,6 @@ class UnaryUnaryCall:
 
     def expired(self) -> None:
         """End the call with DEADLINE_EXCEEDED."""
-        self._bucket = None
         if self._status is None:
             self._abandon(ErrorCode.CANCEL)
             self._finish(self._too_late())
@@ -444,9 +445,11 @@ class UnaryUnaryCall:
         if self._status is not None:
             return
         self._status = status
-        if self._bucket is not None:
-            self._bucket.pop(self, None)
-            self._bucket = None
+        if self.bucket is not None:
+            self.bucket.pop(self, None)
+            self.bucket = None
+        if self._stream is not None:
+            self._stream.sink = NULL_SINK
         if self._picked is not None:
             self._release(status)
         if self._config.on_commit is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random as random_module
 import weakref
@@ -243,7 +244,9 @@ class Channel:
         for call in queued:
             call.fail(Status(StatusCode.CANCELLED, "the channel was closed"))
         if grace:
-            await asyncio.wait([asyncio.ensure_future(self._dialler.drained())], timeout=grace)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._dialler.drained()
         await self._dialler.close("the channel was closed")
         self.deadlines.close()
         self._set_state(ConnectivityState.SHUTDOWN)
@@ -325,8 +328,10 @@ class Channel:
         return self._default_config if selector is None else selector.select(call)
 
     def queue(self, call: UnaryUnaryCall) -> None:
-        """Keep a call until there is a new picker."""
+        """Keep a call until there is a new picker; a channel that is IDLE begins to connect."""
         self._queued[call] = None
+        if self._state is ConnectivityState.IDLE:
+            self._policy.wake()
 
     def request_prefix(self, path: str) -> Any:
         """Return the request headers that all calls of a method share."""

@@ -12,7 +12,7 @@ from lbkit.deadline import Deadlines
 from lbkit.errors import AbortError
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field, Prefix
-from lbkit.http2.stream import CLOSED, Stream
+from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
 from lbkit.metadata import EMPTY, Metadata, MetadataLike, pairs
 from lbkit.service import Handler, HandlerTable, ServicerContext
 from lbkit.status import Status, StatusCode
@@ -85,7 +85,6 @@ class ServerCall(ServicerContext):
 
     __slots__ = (
         "__weakref__",
-        "_bucket",
         "_callbacks",
         "_cancelled",
         "_code",
@@ -102,8 +101,10 @@ class ServerCall(ServicerContext):
         "_task",
         "_trailing",
         "_writable",
+        "bucket",
     )
 
+    bucket: Bucket | None  # set by Deadlines
     _head: RequestHead
     _handler: Handler
 
@@ -118,7 +119,7 @@ class ServerCall(ServicerContext):
         self._over = False
         self._cancelled = False
         self._deadline: float | None = None
-        self._bucket: Bucket | None = None
+        self.bucket = None
         self._parts: OneMessage | None = None  # the request, if it does not come in one piece
         self._task: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -136,7 +137,7 @@ class ServerCall(ServicerContext):
                 )
                 return
             self._deadline = self._dispatcher.loop.time() + timeout
-            self._bucket = self._dispatcher.deadlines.add(self, self._deadline)
+            self._dispatcher.deadlines.add(self, self._deadline)
 
     def refuse(self, status: Status, http_status: int = 200) -> None:
         """End the call without running the handler."""
@@ -191,7 +192,6 @@ class ServerCall(ServicerContext):
 
     def expired(self) -> None:
         """Cancel the handler: the client's deadline has passed, and the client knows."""
-        self._bucket = None
         if not self._over:
             self._connection.engine.reset(self._stream, ErrorCode.CANCEL)
             self._connection.kick()
@@ -228,8 +228,10 @@ class ServerCall(ServicerContext):
         """Send metadata ahead of the response."""
         if self._head_sent:
             raise RuntimeError("initial metadata was sent before")
-        self._send_head(encode_metadata(initial_metadata))
-        self._connection.kick()
+        fields = encode_metadata(initial_metadata)
+        if not self._over:
+            self._send_head(fields)
+            self._connection.kick()
 
     def set_trailing_metadata(self, trailing_metadata: MetadataLike) -> None:
         """Set what goes with the status."""
@@ -353,9 +355,10 @@ class ServerCall(ServicerContext):
 
     def _close(self) -> None:
         self._over = True
-        if self._bucket is not None:
-            self._bucket.pop(self, None)
-            self._bucket = None
+        self._stream.sink = NULL_SINK
+        if self.bucket is not None:
+            self.bucket.pop(self, None)
+            self.bucket = None
         if self._callbacks is not None:
             for callback in self._callbacks:
                 self._dispatcher.loop.call_soon(callback, self)

@@ -8,6 +8,7 @@
         - ``ForeignLoopError``: it belongs to another event loop
         - ``ForkedError``: it was made before this process was forked
     - ``ConnectError``: one attempt to reach a backend failed
+    - ``ResolverError``: a resolver has no answer that can be used
     - ``TargetError``: a target cannot be understood (also a ValueError)
     - ``AddressError``: an address or endpoint is not valid (also a ValueError)
     - ``MetadataError``: metadata cannot be sent (also a ValueError)
@@ -122,6 +123,10 @@ class ForkedError(ChannelError):
 
 class ConnectError(Error):
     """One attempt to reach a backend failed; the text says why, in words a person can act on."""
+
+
+class ResolverError(Error):
+    """A resolver has no answer that can be used; it backs off and tries again."""
 
 
 class TargetError(Error, ValueError):

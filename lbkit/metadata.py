@@ -21,8 +21,10 @@ class Metadata(tuple[Pair, ...]):
 
     __slots__ = ()
 
-    @overload  # takes all that a tuple takes, and a str
-    def __getitem__(self, key: str) -> Value: ...  # pyright: ignore[reportIncompatibleMethodOverride]
+    @overload
+    def __getitem__(  # pyright: ignore[reportIncompatibleMethodOverride]  # takes what a tuple takes, and a str
+        self, key: str
+    ) -> Value: ...
     @overload
     def __getitem__(self, key: SupportsIndex) -> Pair: ...
     @overload

@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lbkit.address import Endpoint
 from lbkit.clock import Clock
-from lbkit.errors import TargetError
+from lbkit.errors import ResolverError, TargetError
 from lbkit.plugins import Registry, origin_of
 from lbkit.resolution import Resolution, Verdict
 
@@ -173,7 +173,7 @@ class FunctionResolver(Resolver):
             answer = await self._function(self.target)  # type: ignore[misc]  # not a generator: it awaits
             verdict = sink.update(await resolution_of(answer))
             if not verdict.accepted:
-                raise TargetError(f"the answer for {self.target} was rejected: {verdict.reason}")
+                raise ResolverError(f"the answer for {self.target} was rejected: {verdict.reason}")
             await sink.wanted(refresh=self._refresh)
 
 
@@ -190,7 +190,7 @@ async def resolution_of(answer: Addresses) -> Resolution:
         return answer
     endpoints: list[Endpoint] = []
     for item in answer:
-        endpoints.append(item if isinstance(item, Endpoint) else Endpoint.parse(item))
+        endpoints.append(item if isinstance(item, Endpoint) else Endpoint(item))
         if len(endpoints) % _PARSED_PER_TURN == 0:
             await asyncio.sleep(0)
     return Resolution(tuple(endpoints))

@@ -11,11 +11,12 @@ from collections import Counter
 import click
 
 import lbkit
-import lbkit.cli.hosts  # noqa: F401  # registers the scheme
+import lbkit.cli.hosts  # pyright: ignore[reportUnusedImport]  # registers the scheme
 from lbkit.cli import signals
 from lbkit.cli.load import Load, Plan, Record, first_line
 
 REPORT_EVERY_S = 2.0
+_PATIENCE_S = 0.1  # before it says what calls wait for
 
 
 class Tally:
@@ -37,7 +38,7 @@ class Tally:
             self.failed += 1
             self._errors.append(first_line(record.error))
 
-    def report(self, channel: lbkit.Channel, waiting: int) -> str:
+    def report(self) -> str:
         """Say what has happened since the last report, and begin anew."""
         shares, errors = self._shares, self._errors
         now = time.perf_counter()
@@ -46,8 +47,6 @@ class Tally:
         if total:
             parts = [f"{name} {count / total:.1%}" for name, count in sorted(shares.items())]
             text += f"  {len(parts)} backends: {'  '.join(parts)}"
-        elif not errors:
-            text += f"  no answer yet: the channel is {channel.get_state().text}, {waiting} calls wait"
         if errors:
             text += f"\n         the last failure: {errors[-1]}"
         self._shares, self._errors, self._since = Counter(), [], now
@@ -65,7 +64,11 @@ async def call(target: str, balancer: str, plan: Plan, seconds: float | None) ->
     async def report() -> None:
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
-            print(tally.report(channel, len(load.running)), flush=True)
+            print(tally.report(), flush=True)
+            try:
+                await channel.ready(_PATIENCE_S)
+            except lbkit.RpcError as error:
+                print(f"         {len(load.running)} calls wait: {error.details()}", flush=True)
 
     async with lbkit.Channel(target, balancer=balancer) as channel:
         load = Load(channel, plan, random.Random(), tally.note)
@@ -73,8 +76,8 @@ async def call(target: str, balancer: str, plan: Plan, seconds: float | None) ->
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
                 group.create_task(load.run())
                 group.create_task(report())
-        except TimeoutError:
-            pass
+        except (TimeoutError, asyncio.CancelledError):
+            pass  # the time is over, or a signal came: both are how it ends
         finally:
             print(f"{tally.answered} calls answered, {tally.failed} failed", flush=True)
     return 0 if tally.answered else 1

@@ -20,7 +20,7 @@ class Record:
     Attributes:
         number: how many calls were started before it.
         started_s: when, on the event loop's clock.
-        call: while it runs, the call.
+        call: the call.
         backend: who answered, by its own account.
         took_s: from start to end.
         error: why there was no answer.
@@ -28,10 +28,15 @@ class Record:
 
     number: int
     started_s: float
-    call: lbkit.UnaryUnaryCall | None
+    call: lbkit.UnaryUnaryCall
     backend: str = ""
     took_s: float = 0.0
     error: lbkit.RpcError | None = None
+
+    @property
+    def address(self) -> str | None:
+        """Where it was sent, the last time if twice; None while it waits for a backend."""
+        return self.call.backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ class Load:
         channel: lbkit.Channel,
         plan: Plan,
         random: random.Random,
-        note: Callable[[Record], None] = lambda record: None,
+        note: Callable[[Record], None],
     ) -> None:
         self.started = 0
         self.running: dict[Record, None] = {}  # oldest first
@@ -115,14 +120,12 @@ class Load:
         return record
 
     async def _finish(self, record: Record) -> None:
-        assert record.call is not None, "it has just been started"
         try:
             record.backend = (await record.call).backend
         except lbkit.RpcError as error:
             record.error = error
         finally:
             record.took_s = asyncio.get_running_loop().time() - record.started_s
-            record.call = None
             del self.running[record]
             self._progress.set()
         self._note(record)

@@ -23,13 +23,13 @@ def describe(registry: Registry[Any], name: str) -> tuple[str, str]:
         found = entries[0].dist
         origin = f"{entries[0].value}, {found.name} {found.version}" if found else entries[0].value
     else:
-        origin = f"{registry._registered[name][0][0]}, the lbkit command"
+        origin = f"{registry._registered[name][0][0]}, in the lbkit command only"
     try:
         registry.get(name)
     except PluginError as error:
         return origin, str(error)
     plugin = entries[0].load() if entries else lbkit.cli.hosts.resolve
-    return origin, (inspect.getdoc(plugin) or "").partition("\n")[0]
+    return origin, (inspect.getdoc(plugin) or "").partition("\n")[0].replace("``", "")
 
 
 @click.command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import platform
 
@@ -18,12 +19,16 @@ class _Modules(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            return None
+            if ctx.resilient_parsing or cmd_name.startswith("-"):
+                return None
+            near = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"no command {cmd_name!r}.{hint} There are: {', '.join(_COMMANDS)}")
         command: click.Command = importlib.import_module(f"lbkit.cli.{cmd_name}").command
         return command
 
 
-def _version(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
+def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
     if not asked:
         return
     from importlib.metadata import version

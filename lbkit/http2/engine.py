@@ -31,7 +31,7 @@ from lbkit.http2.frames import (
 from lbkit.http2.hpack import CompressionError, Decoder, Field, HeaderListAbusive, HeaderListTooLarge
 from lbkit.http2.interface import ConnectionSink, EngineConfig
 from lbkit.http2.outbound import Outbound
-from lbkit.http2.stream import CLOSED, HALF_CLOSED_REMOTE, RECEIVE_END, TRANSITIONS, Stream
+from lbkit.http2.stream import CLOSED, HALF_CLOSED_REMOTE, NULL_SINK, RECEIVE_END, TRANSITIONS, Stream
 
 _MAX_BLOCK = 64 * 1024  # bytes of one header block over all its frames
 _SHOWN = 60  # bytes of a stranger's first words that go into a message
@@ -299,7 +299,7 @@ class NativeEngine(Outbound):
         elif check.check_request(fields):
             self._queue_reset(stream_id, ErrorCode.PROTOCOL_ERROR)
         else:
-            stream = Stream(stream_id, self._peer_stream_window, self.config.stream_window, _NO_SINK)
+            stream = Stream(stream_id, self._peer_stream_window, self.config.stream_window, NULL_SINK)
             self.streams[stream_id] = stream
             if end:
                 stream.state = HALF_CLOSED_REMOTE
@@ -410,6 +410,10 @@ class NativeEngine(Outbound):
             self._peer_stream_window = value
             for stream in self.streams.values():
                 stream.send_window += change
+                if stream.send_window > frames.MAX_WINDOW:
+                    raise ConnectionFault(
+                        ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE {value} overflows {stream}"
+                    )
         elif key == frames.Setting.MAX_CONCURRENT_STREAMS:
             self.max_streams = value
         elif key == frames.Setting.MAX_FRAME_SIZE:
@@ -439,25 +443,3 @@ class NativeEngine(Outbound):
             if bool(stream.id & 1) == self.client:  # ours, and the peer will do nothing for it
                 self._forget(stream)
                 stream.sink.reset(ErrorCode.REFUSED_STREAM, "the peer is going away")
-
-
-class _NoSink:
-    """Stands in until the layer above has set a new stream's sink; reaching it is a bug of that layer."""
-
-    def headers(self, fields: tuple[Field, ...], end: bool) -> None:
-        raise AssertionError("no sink was set for a new stream")
-
-    def data(self, data: bytes, end: bool) -> None:
-        raise AssertionError("no sink was set for a new stream")
-
-    def reset(self, code: int, reason: str) -> None:
-        raise AssertionError("no sink was set for a new stream")
-
-    def lost(self, reason: str) -> None:
-        raise AssertionError("no sink was set for a new stream")
-
-    def writable(self) -> None:
-        raise AssertionError("no sink was set for a new stream")
-
-
-_NO_SINK = _NoSink()

@@ -308,7 +308,7 @@ class Decoder:
         names = self._names
         secret = False
         start = pos
-        name, value = field = _STATIC[0]
+        name, value = field = _STATIC[0]  # only for the type checkers: no path reads it
         try:
             while pos < end:
                 start = pos

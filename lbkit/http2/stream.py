@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lbkit.http2.hpack import Field
     from lbkit.http2.interface import StreamSink
 
 # States. Small ints, and a flat table, because every frame with END_STREAM looks them up.
@@ -64,3 +65,27 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"Stream({self.id}, {STATE_NAMES[self.state]})"
+
+
+class _NullSink:
+    """Takes everything and does nothing; see ``NULL_SINK``."""
+
+    def headers(self, fields: tuple[Field, ...], end: bool) -> None:
+        """Do nothing."""
+
+    def data(self, data: bytes, end: bool) -> None:
+        """Do nothing."""
+
+    def reset(self, code: int, reason: str) -> None:
+        """Do nothing."""
+
+    def lost(self, reason: str) -> None:
+        """Do nothing."""
+
+    def writable(self) -> None:
+        """Do nothing."""
+
+
+# The sink of a stream that has none yet, or none any more: whoever is done with a stream puts it there, because
+# a stream and its sink know each other, and the cycle would keep every finished call until the next collection.
+NULL_SINK: StreamSink = _NullSink()

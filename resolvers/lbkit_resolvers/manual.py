@@ -176,4 +176,4 @@ def _resolution(answer: Addresses) -> Resolution:
         return answer
     if isinstance(answer, str):
         raise TypeError(f"a list of addresses is needed, not the one string {answer!r}")
-    return Resolution(tuple(item if isinstance(item, Endpoint) else Endpoint.parse(item) for item in answer))
+    return Resolution(tuple(item if isinstance(item, Endpoint) else Endpoint(item) for item in answer))

@@ -32,7 +32,7 @@ class StaticResolver(Resolver):
         if "" in items:
             self._refuse(f"has nothing between two commas, or at the end, of {target.path!r}")
         try:
-            self.resolution = Resolution(tuple(map(Endpoint.parse, items)))
+            self.resolution = Resolution(tuple(map(Endpoint, items)))
         except AddressError as error:
             raise AddressError(f"target {target.text!r}: {error}") from None
 

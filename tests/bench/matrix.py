@@ -137,10 +137,14 @@ def _measure_once(
 
 
 def ratios(results: Results, cell: Cell, against: Cell, value: str) -> list[float]:
-    """Divide one value of a cell by another cell's, round by round: both saw the machine in the same mood."""
+    """Divide one value of a cell by another cell's, round by round: both saw the machine in the same mood.
+
+    The round in which other processes took least comes first.
+    """
     if cell not in results or against not in results:
         return []
-    pairs = zip(results[cell].samples, results[against].samples, strict=False)
+    rounds = zip(results[cell].samples, results[against].samples, strict=False)
+    pairs = sorted(rounds, key=lambda pair: sum(sample.other_cores or 0.0 for sample in pair))
     values = [(getattr(one, value), getattr(other, value)) for one, other in pairs]
     return [one / other for one, other in values if one is not None and other]
 

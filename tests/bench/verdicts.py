@@ -106,4 +106,5 @@ def _spread(values: Sequence[float]) -> str:
         return "-"
     if len(values) == 1:
         return f"{values[0]:.2f}x"
-    return f"{median(values):.2f}x ({min(values):.2f} to {max(values):.2f})"
+    span = f"{min(values):.2f} to {max(values):.2f}"
+    return f"{median(values):.2f}x ({span}, {values[0]:.2f} in the quietest round)"

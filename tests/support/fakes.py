@@ -27,7 +27,7 @@ SHUTDOWN = ConnectivityState.SHUTDOWN
 
 def endpoints(*names: str | Endpoint) -> tuple[Endpoint, ...]:
     """Make endpoints of names (``"a"`` is ``a:1``), as they are if they are that already."""
-    return tuple(name if isinstance(name, Endpoint) else Endpoint.parse(f"{name}:1") for name in names)
+    return tuple(name if isinstance(name, Endpoint) else Endpoint(f"{name}:1") for name in names)
 
 
 def resolution(*names: str | Endpoint) -> Resolution:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import string
 
 import pytest
@@ -67,7 +69,12 @@ def test_forms_of_an_address(text: str, address: Address) -> None:
         ("localhost:१", "no valid port"),
         ("::1:50051", "in brackets"),
         (":50051", "no valid host"),
-        ("[]:50051", "no valid host"),
+        ("[]:50051", "no IPv6 address"),
+        ("[zz]:5", "no IPv6 address"),
+        ("a]:1", "no valid host"),
+        ("a/b:1", "no valid host"),
+        ("user@h:1", "no valid host"),
+        ("unix:a\0b", "has no path"),
         ("a b:1", "no valid host"),
         ("a\n:1", "no valid host"),
         ("unix:", "has no path"),
@@ -114,7 +121,7 @@ def test_equality_compares_everything() -> None:
 
 
 def test_endpoint_is_immutable() -> None:
-    endpoint = Endpoint.parse("a:1")
+    endpoint = Endpoint("a:1")
     with pytest.raises(AttributeError, match="make a new one instead of setting 'weight'"):
         endpoint.weight = 2.0
 
@@ -124,9 +131,9 @@ def test_endpoint_needs_an_address() -> None:
         Endpoint([])
 
 
-@pytest.mark.parametrize("weight", [0, -1, float("nan")])
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
 def test_weight_must_be_positive(weight: float) -> None:
-    with pytest.raises(AddressError, match="a:1: weight must be > 0"):
+    with pytest.raises(AddressError, match="a:1: weight must be positive and finite"):
         Endpoint([A], weight=weight)
 
 
@@ -134,3 +141,17 @@ def test_endpoint_as_text() -> None:
     assert str(Endpoint([A, B])) == "a:1+b:1"
     assert repr(Endpoint([A])) == "Endpoint(a:1)"
     assert repr(Endpoint([A], weight=2.5, zone="eu")) == "Endpoint(a:1, weight=2.5, zone='eu')"
+
+
+def test_endpoint_takes_text_and_addresses() -> None:
+    assert Endpoint("a:1") == Endpoint(A) == Endpoint(["a:1"]) == Endpoint([A])
+    with pytest.raises(AddressError, match="no valid port"):
+        Endpoint("a")
+
+
+def test_endpoint_keeps_a_copy_of_its_metadata_and_can_be_pickled() -> None:
+    metadata = {"version": "1"}
+    endpoint = Endpoint("a:1", weight=2, zone="z", hash_key="k", metadata=metadata)
+    metadata["version"] = "2"
+    assert endpoint.metadata == {"version": "1"}
+    assert pickle.loads(pickle.dumps(endpoint)) == endpoint == copy.deepcopy(endpoint)

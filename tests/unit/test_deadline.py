@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbkit.deadline import TICK_S, Deadlines
+from lbkit.deadline import TICK_S, Bucket, Deadlines
 from lbkit.testing.clock import VirtualClock
 
 
@@ -14,7 +14,12 @@ class Call:
     def __init__(self, clock: VirtualClock, then: Callable[[], object] = lambda: None) -> None:
         self.clock = clock
         self.then = then
+        self.bucket: Bucket | None = None
         self.expired_at: list[float] = []
+
+    def take_back(self) -> None:
+        assert self.bucket is not None
+        self.bucket.pop(self, None)
 
     def expired(self) -> None:
         self.expired_at.append(self.clock.time())
@@ -62,10 +67,10 @@ def test_past_deadline_expires_at_the_next_chance(clock: VirtualClock, deadlines
 
 def test_taken_back_never_expires(clock: VirtualClock, deadlines: Deadlines) -> None:
     call, other = Call(clock), Call(clock)
-    bucket = deadlines.add(call, clock.time() + 1)
+    deadlines.add(call, clock.time() + 1)
     deadlines.add(other, clock.time() + 1)
-    bucket.pop(call, None)
-    bucket.pop(call, None)
+    call.take_back()
+    call.take_back()
     clock.advance(2)
     assert not call.expired_at
     assert other.expired_at
@@ -75,11 +80,11 @@ def test_adding_and_taking_back_leaves_nothing(clock: VirtualClock, deadlines: D
     buckets = []
     for number in range(100_000):
         call = Call(clock)
-        bucket = deadlines.add(call, clock.time() + 60 + number / 20_000)
-        bucket.pop(call)
-        buckets.append(bucket)
+        deadlines.add(call, clock.time() + 60 + number / 20_000)
+        call.take_back()
+        buckets.append(call.bucket)
     assert not any(buckets)
-    assert len({id(bucket) for bucket in buckets}) <= 501
+    assert len({id(bucket) for bucket in buckets}) <= 12  # of half a second each
     assert clock.pending == 1
     clock.advance(66)
     assert clock.pending == 0
@@ -106,15 +111,30 @@ def test_callback_may_take_back_any_other(clock: VirtualClock, deadlines: Deadli
     same, later = Call(clock), Call(clock)
 
     def take_back() -> None:
-        assert same_bucket.pop(same, "gone") is None
-        assert later_bucket.pop(later, "gone") is None
+        for other in (same, later):
+            assert other.bucket is not None
+            assert other in other.bucket
+            other.take_back()
 
     deadlines.add(Call(clock, take_back), when)
-    same_bucket = deadlines.add(same, when)
-    later_bucket = deadlines.add(later, when + 1)
+    deadlines.add(same, when)
+    deadlines.add(later, when + 1)
     clock.advance(5)
     assert not same.expired_at
     assert not later.expired_at
+
+
+def test_far_deadline_can_be_taken_back_after_it_moved_to_a_fine_bucket(
+    clock: VirtualClock, deadlines: Deadlines
+) -> None:
+    call = Call(clock)
+    deadlines.add(call, clock.time() + 60)
+    before = call.bucket
+    clock.advance(59.995)
+    assert call.bucket is not before
+    call.take_back()
+    clock.advance(5)
+    assert not call.expired_at
 
 
 def test_late_timer_expires_all_that_is_due(clock: VirtualClock, deadlines: Deadlines) -> None:

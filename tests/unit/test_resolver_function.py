@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lbkit.address import Endpoint
-from lbkit.errors import AddressError, TargetError
+from lbkit.errors import AddressError, ResolverError
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
 from lbkit.resolver import (
     FunctionResolver,
@@ -42,7 +42,7 @@ def scheme() -> Iterator[str]:
 
 
 async def test_function_is_called_again_when_wanted() -> None:
-    answers = iter([["a:1"], [Endpoint.parse("b:1"), "c:1"]])
+    answers = iter([["a:1"], [Endpoint("b:1"), "c:1"]])
 
     async def resolve(target: Target) -> Any:
         assert target is TARGET
@@ -74,7 +74,7 @@ async def test_rejected_answer_counts_as_failure() -> None:
         return []
 
     sink = FakeSink([Verdict(accepted=False, reason="no endpoints")])
-    with pytest.raises(TargetError, match="test:///x was rejected: no endpoints"):
+    with pytest.raises(ResolverError, match="test:///x was rejected: no endpoints"):
         await FunctionResolver(resolve, TARGET, None).run(sink)
     assert not sink.waits
 

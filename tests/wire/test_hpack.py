@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbkit.http2.hpack import (
-    SENSITIVE_NAMES,
     CompressionError,
     Decoder,
     Encoder,
@@ -81,6 +80,7 @@ C6 = """4882 6402 5885 aec3 771a 4b61 96d0 7abe 9410 54d4 44a8 2005 9504 0b81 66
 4883 640e ffc1 c0bf
 88c1 6196 d07a be94 1054 d444 a820 0595 040b 8166 e084 a62d 1bff c05a 839b d9ab 77ad 94e7 821d d7f2 e6c7 b335 dfdf cd5b 3960 d5af 2708 7f36 72c1 ab27 0fb5 291f 9587 3160 65c0 03ed 4ee5 b106 3d50 07"""
 
+SENSITIVE_NAMES = [b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"]
 INSERT_A = b"\x40\x01a\x01A"
 INSERT_B = b"\x40\x01b\x01B"
 NEWEST = b"\xbe"
@@ -496,7 +496,7 @@ def test_never_indexed_value_is_in_no_cache_of_the_decoder(name: bytes, huffman:
     assert not holds(decoder, HUFFMAN_SECRET)
 
 
-@pytest.mark.parametrize("name", sorted(SENSITIVE_NAMES))
+@pytest.mark.parametrize("name", SENSITIVE_NAMES)
 @pytest.mark.parametrize("value", [b"\x06s3cr3t", b"\x85" + HUFFMAN_SECRET])
 def test_sensitive_value_not_marked_by_the_peer_is_in_no_cache_either(name: bytes, value: bytes) -> None:
     decoder = Decoder()
@@ -592,7 +592,7 @@ def test_names_and_values_of_any_length_are_framed() -> None:
         assert Decoder(soft_limit=1 << 20).decode(Encoder().encode(None, [field])) == (field,)
 
 
-@pytest.mark.parametrize("name", sorted(SENSITIVE_NAMES))
+@pytest.mark.parametrize("name", SENSITIVE_NAMES)
 def test_sensitive_fields_are_never_indexed(name: bytes) -> None:
     encoder, decoder = Encoder(), hpack.Decoder()
     prefix = Prefix([(b"te", b"trailers"), (name, b"s3cr3t")])

@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from contextlib import suppress
 from types import TracebackType
+from typing import Self
 
 _READY_WITHIN_S = 30.0
 _KEPT_LINES = 20  # of what a backend prints, to be shown if it does not start
@@ -113,7 +114,7 @@ class Fleet:
         for backend in self.backends:
             backend.signal(signal.SIGKILL)
 
-    async def __aenter__(self) -> Fleet:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

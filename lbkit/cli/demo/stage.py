@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -25,7 +26,7 @@ class Listed(lbkit.Resolver):
 
     def update(self, backends: Iterable[Backend]) -> None:
         """Replace the list."""
-        self._answer = lbkit.Resolution(tuple(lbkit.Endpoint.parse(backend.address) for backend in backends))
+        self._answer = lbkit.Resolution(tuple(lbkit.Endpoint(backend.address) for backend in backends))
         if self._sink is not None:
             self._sink.update(self._answer)
 
@@ -51,23 +52,32 @@ class Stage:
         listed: says to the channel who is there.
         channel: what is called on.
         load: who calls.
+        over: every call that is over, in the order of their ends.
         calls: how many each act judges by.
         limit_s: how long an act waits for these.
     """
 
     def __init__(
-        self, fleet: Fleet, listed: Listed, channel: lbkit.Channel, load: Load, *, calls: int, limit_s: float
+        self,
+        fleet: Fleet,
+        listed: Listed,
+        channel: lbkit.Channel,
+        load: Load,
+        over: Sequence[Record],
+        *,
+        calls: int,
+        limit_s: float,
     ) -> None:
         self.fleet = fleet
         self.channel = channel
         self.load = load
+        self.over = over
         self.calls = calls
         self.limit_s = limit_s
         self.on_list: list[Backend] = []  # by what the resolver says
-        self.over: list[Record] = []  # every call that is over, in the order of their ends
         self._listed = listed
 
-    def list(self, backends: Sequence[Backend]) -> None:
+    def announce(self, backends: Sequence[Backend]) -> None:
         """Tell the channel, through its resolver, who is there now."""
         self.on_list = [*backends]
         self._listed.update(backends)
@@ -99,11 +109,12 @@ class Stage:
 
     def in_flight_on(self, backend: Backend) -> set[Record]:
         """Return the calls that were sent to it and are not over."""
-        return {
-            record
-            for record in self.load.running
-            if record.call is not None and record.call.backend == backend.address
-        }
+        return {record for record in self.load.running if record.address == backend.address}
+
+    def over_in_last(self, seconds: float) -> Sequence[Record]:
+        """Return the calls that ended within the last ``seconds``."""
+        since = asyncio.get_running_loop().time() - seconds
+        return self.over[bisect_left(self.over, since, key=lambda record: record.started_s + record.took_s) :]
 
     async def next_calls(self) -> list[Record]:
         """Let as many calls as an act judges by start and end, from now on; fewer if that takes too long."""

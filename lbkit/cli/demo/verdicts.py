@@ -40,10 +40,13 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """Return the verdict and, indented, each expectation with its figures."""
+        what = max(len(check.what) for check in self.checks)
+        expected = max(len(check.expected) for check in self.checks)
         lines = [f"{'PASS' if self.ok else 'FAIL'}  act {self.number}: {self.title}"]
         for check in self.checks:
-            mark = "" if check.ok else "  <- not as expected"
-            lines.append(f"      {check.what:<24} expected {check.expected:<24} seen {check.seen}{mark}")
+            mark = "" if check.ok else "   <- not as expected"
+            text = f"{check.what:<{what}}   expected {check.expected:<{expected}}   seen {check.seen}"
+            lines.append(f"      {text}{mark}")
         return lines
 
 
@@ -52,11 +55,13 @@ def even_shares(counts: Mapping[str, int], backends: Sequence[str]) -> Check:
     total = sum(counts.values())
     fair = 1 / len(backends)
     names = [*backends, *sorted(set(counts) - set(backends))]
-    shares = {name: counts.get(name, 0) / total if total else 0.0 for name in names}
-    fits = all(abs(shares[name] - fair) <= SHARE_TOLERANCE for name in backends)
-    seen = "  ".join(f"{name} {share:.1%}" for name, share in shares.items())
-    expected = f"{fair:.1%} each, +-{SHARE_TOLERANCE:.0%}"
-    return Check(f"shares of {len(backends)} backends", expected, seen, fits and len(names) == len(backends))
+    shares = [counts.get(name, 0) / total if total else 0.0 for name in names]
+    ok = len(names) == len(backends) and all(abs(share - fair) <= SHARE_TOLERANCE for share in shares)
+    figures = [f"{share * 100:.1f}" for share in shares]
+    # Who got what is of interest only if somebody got too much or too little.
+    seen = " ".join(figures) if ok else "  ".join(map(" ".join, zip(names, figures, strict=True)))
+    expected = f"{fair * 100:.1f} % each, +-{SHARE_TOLERANCE * 100:.0f}"
+    return Check(f"shares of {len(backends)}", expected, f"{seen} %", ok)
 
 
 def enough_calls(seen: int, expected: int, limit_s: float) -> Check:

@@ -108,7 +108,7 @@ def published_picker(size: int) -> Picker:
     """Return the picker of the real policy when ``size`` endpoints are READY."""
     controller = RecordingController()
     policy = RoundRobin(controller, {})
-    policy.update(Resolution(tuple(Endpoint.parse(f"127.0.0.1:{10_000 + number}") for number in range(size))))
+    policy.update(Resolution(tuple(Endpoint(f"127.0.0.1:{10_000 + number}") for number in range(size))))
     controller.settle(policy)
     for subchannel in controller.made:
         subchannel.state = ConnectivityState.READY

@@ -116,7 +116,7 @@ async def measure(ports: Sequence[int]) -> dict[str, float | None]:
     backends = Manual("bench")
     addresses = [f"{host}:{port}" for part, port in enumerate(ports) for host in hosts(part)]
     begun = time.perf_counter()
-    resolution = Resolution(tuple(Endpoint.parse(address) for address in addresses))
+    resolution = Resolution(tuple(Endpoint(address) for address in addresses))
     parsed = time.perf_counter()
     async with lbkit.Channel(backends.target, balancer="bench_round_robin") as channel:
         call = asyncio.ensure_future(check_echo(bench_pb2_grpc.BenchStub(channel)))

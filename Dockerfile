@@ -1,0 +1,18 @@
+# The image of both services of docker-compose.yml; on its own it runs the demo: docker run --rm -it IMAGE
+FROM python:3.13-slim
+
+ENV PYTHONUNBUFFERED=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
+
+WORKDIR /src
+COPY pyproject.toml LICENSE ./
+COPY lbkit lbkit
+COPY resolvers resolvers
+COPY balancers balancers
+RUN pip install --no-cache-dir '.[cli]'
+
+WORKDIR /
+USER 65532:65532
+EXPOSE 50051
+CMD ["lbkit", "demo"]

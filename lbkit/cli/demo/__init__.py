@@ -1,0 +1,168 @@
+"""``lbkit demo``: four acts over real processes, each with a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import click
+
+import lbkit
+from lbkit.cli import signals
+from lbkit.cli.demo.acts import ACTS
+from lbkit.cli.demo.fleet import BackendError, Fleet
+from lbkit.cli.demo.show import FRAME_S, Show, make_show, report
+from lbkit.cli.demo.stage import Listed, Stage, errors
+from lbkit.cli.demo.verdicts import Verdict
+from lbkit.cli.load import Load, Plan
+
+BACKENDS = 4
+FEWEST_CALLS = 200  # to judge an act by
+LIMIT_S = 20.0  # for the calls of one act, on a machine that is too slow for the rate
+
+
+async def play(stage: Stage, show: Show) -> list[Verdict]:
+    """Run the acts one after the other, under load, and show them."""
+
+    async def draw() -> None:
+        while True:
+            show.frame(stage)
+            await asyncio.sleep(FRAME_S)
+
+    verdicts: list[Verdict] = []
+    async with asyncio.TaskGroup() as group:
+        drawing = group.create_task(draw())
+        calling = group.create_task(stage.load.run())
+        for title, act in ACTS:
+            show.event(title)
+            verdict = await act(stage)
+            verdicts.append(verdict)
+            show.verdict(verdict)
+        stage.load.stop()
+        await calling
+        drawing.cancel()
+    return verdicts
+
+
+async def run(
+    fleet: Fleet, show: Show, plan: Plan, calls: int, seed: int
+) -> tuple[list[Verdict], dict[str, Any]]:
+    """Set the stage, play, and clear up.
+
+    Returns:
+        The verdicts, and the totals for the report.
+
+    Raises:
+        BackendError: a backend did not start.
+    """
+    listed = Listed()
+    chance = random.Random(seed)
+    async with fleet, lbkit.Channel(listed.target.text, resolver=listed, random=chance) as channel:
+        show.event(f"starting {BACKENDS} backends, each a process of its own")
+        async with asyncio.TaskGroup() as group:
+            starts = [group.create_task(fleet.start()) for _ in range(BACKENDS)]
+        backends = sorted((start.result() for start in starts), key=lambda backend: backend.name)
+        over: list[Any] = []
+        load = Load(channel, plan, chance, over.append)
+        stage = Stage(fleet, listed, channel, load, over, calls=calls, limit_s=LIMIT_S)
+        stage.announce(backends)
+        show.event("  ".join(f"{backend.name} {backend.address}" for backend in backends))
+        await channel.ready(LIMIT_S)
+        await stage.until(lambda: all(map(stage.ready, backends)), LIMIT_S)
+        verdicts = await play(stage, show)
+    cuts = quantiles((record.took_s for record in over), n=100)
+    totals = {
+        "calls": len(over),
+        "failed": len(errors(over)),
+        "seconds": round(show.elapsed_s(), 1),
+        "p50_ms": round(cuts[49] * 1000, 1),
+        "p99_ms": round(cuts[98] * 1000, 1),
+    }
+    return verdicts, totals
+
+
+def own_command() -> str:
+    """Return how to run this command again: its name alone only if that is on the PATH."""
+    beside = Path(sys.executable).with_name("lbkit")
+    if shutil.which("lbkit"):
+        return "lbkit"
+    return os.path.relpath(beside) if beside.exists() else f"{sys.executable} -m lbkit"
+
+
+def closing_lines(verdicts: Sequence[Verdict], totals: dict[str, Any], plan: Plan) -> list[str]:
+    """Return the totals, the outcome, and what to try next."""
+    failed = f"{totals['failed']} failed"
+    passed = sum(verdict.ok for verdict in verdicts)
+    low, high = (seconds * 1000 for seconds in plan.work_s)
+    command = own_command()
+    if totals["failed"] and passed == len(verdicts):
+        failed = f"{totals['failed']} lost with the backend that was killed"
+    work = f"of which {low:.0f} to {high:.0f} ms are the backend's work"
+    latency = f"p50 {totals['p50_ms']} ms, p99 {totals['p99_ms']} ms, {work}"
+    lines = [
+        "",
+        f"{totals['calls']} calls in {totals['seconds']} s, {failed}; {latency}",
+        f"{'PASS' if passed == len(verdicts) else 'FAIL'}  {passed} of {len(verdicts)} acts as expected",
+        "",
+        "try next, each in a terminal of its own; then stop one of the backends with Ctrl-C:",
+        f"  {command} backend --listen 127.0.0.1:50051 --name ann",
+        f"  {command} backend --listen 127.0.0.1:50052 --name bob",
+        f"  {command} client static:///127.0.0.1:50051,127.0.0.1:50052",
+    ]
+    if Path("docker-compose.yml").exists():
+        lines.append("or: docker compose up --build")
+    return lines
+
+
+@click.command
+@click.option(
+    "--seconds", default=15.0, show_default=True, help="About how long it takes, but for the start."
+)
+@click.option("--rate", default=400.0, show_default=True, help="Calls a second.")
+@click.option("--seed", type=int, help="Repeats the same choices.  [default: another each time]")
+@click.option("--json", "as_json", is_flag=True, help="Print a report as JSON; what happens goes to stderr.")
+def command(seconds: float, rate: float, seed: int | None, as_json: bool) -> int:
+    """Balance over four backends, kill one, add one, drain one, and judge what the callers notice.
+
+    Exits with 0 if all is as expected, else with 1.
+    """
+    if rate <= 0:
+        raise click.BadParameter("must be more than 0", param_hint="--rate")
+    plan = Plan(rate)
+    calls = max(FEWEST_CALLS, int(rate * seconds / len(ACTS)))
+    fleet = Fleet()
+    show = make_show(as_json=as_json)
+    outcome: list[tuple[list[Verdict], dict[str, Any]]] = []
+
+    async def main() -> int:
+        chosen = random.randrange(2**32) if seed is None else seed
+        outcome.append(await run(fleet, show, plan, calls, chosen))
+        return 0 if all(verdict.ok for verdict in outcome[0][0]) else 1
+
+    def at_once() -> None:
+        fleet.kill()
+        show.close()
+
+    try:
+        status = signals.run(main(), at_once)
+    except* BackendError as group:
+        show.close()
+        raise click.ClickException(str(group.exceptions[0])) from None
+    finally:
+        show.close()
+    if not outcome:
+        show.line(f"interrupted; all {len(fleet.backends)} backends are gone")
+        return status
+    verdicts, totals = outcome[0]
+    for text in closing_lines(verdicts, totals, plan):
+        show.line(text)
+    if as_json:
+        print(report(verdicts, {**totals, "rate": rate}))
+    return status

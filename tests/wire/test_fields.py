@@ -1,0 +1,104 @@
+"""Which header blocks are malformed: RFC 9113 8.2 and 8.3."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lbkit.http2 import fields as check
+from tests.support.wire import REQUEST, RESPONSE, TRAILERS
+
+FORBIDDEN = [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"]
+
+
+def test_ordinary_blocks_pass() -> None:
+    assert check.check_request(REQUEST) is None
+    assert check.check_response(RESPONSE) is None
+    assert check.check_trailers(TRAILERS) is None
+    assert check.check_trailers(()) is None
+
+
+@pytest.mark.parametrize("missing", [b":method", b":scheme", b":path"])
+def test_request_without_a_pseudo_header_names_it(missing: bytes) -> None:
+    rest = tuple(field for field in REQUEST if field[0] != missing)
+    assert check.check_request(rest) == f"pseudo-header {missing!r} missing"
+
+
+def test_authority_may_be_missing() -> None:
+    assert check.check_request(tuple(field for field in REQUEST if field[0] != b":authority")) is None
+
+
+@pytest.mark.parametrize("twice", [b":method", b":scheme", b":path", b":authority"])
+def test_pseudo_header_twice_is_refused(twice: bytes) -> None:
+    again = next(field for field in REQUEST if field[0] == twice)
+    assert check.check_request((again, *REQUEST)) == f"pseudo-header {twice!r} twice"
+
+
+def test_pseudo_header_behind_a_regular_one_is_refused() -> None:
+    assert check.check_request(((b"x-a", b"1"), *REQUEST)) == "pseudo-header b':method' after a regular field"
+
+
+@pytest.mark.parametrize("name", [b":status", b":protocol", b":", b":Path"])
+def test_unknown_pseudo_header_in_a_request_is_refused(name: bytes) -> None:
+    assert check.check_request(((name, b"1"), *REQUEST)) == f"unknown pseudo-header {name!r}"
+
+
+@pytest.mark.parametrize("bad", [b"a\x00b", b"a\rb", b"a\nb", b"\n"])
+def test_nul_cr_and_lf_are_refused_everywhere(bad: bytes) -> None:
+    for _ in range(2):  # the second time its name is a known one
+        reason = check.check_request((*REQUEST, (b"x-value", bad)))
+        assert reason == "value of 'x-value' holds NUL, CR or LF"
+        assert check.check_trailers(((b"x-value", bad),)) == reason
+        assert check.check_response((*RESPONSE, (b"x-value", bad))) == reason
+        assert check.check_trailers(((b"x-value", b"good"),)) is None
+    path = tuple((name, b"/a" + bad if name == b":path" else value) for name, value in REQUEST)
+    assert check.check_request(path) == "value of b':path' holds NUL, CR or LF"
+
+
+@pytest.mark.parametrize("name", [b"", b"X-Upper", b"x y", b"x:y", b"x\x00", b"x\xff", b"\xc3\xa9", b"x\n"])
+def test_name_that_is_no_token_is_refused(name: bytes) -> None:
+    for _ in range(2):
+        assert check.check_trailers(((name, b"v"),)) == f"field name {name!r} is not a lower-case token"
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_connection_specific_field_is_refused_each_time(name: bytes) -> None:
+    for _ in range(2):
+        assert check.check_request((*REQUEST, (name, b"v"))) == f"connection-specific field {name.decode()!r}"
+
+
+def test_te_is_trailers_or_nothing() -> None:
+    for _ in range(2):
+        assert check.check_trailers(((b"te", b"trailers"),)) is None
+        assert check.check_trailers(((b"te", b"gzip"),)) == "te is not 'trailers'"
+
+
+def test_pseudo_header_in_trailers_is_refused() -> None:
+    assert check.check_trailers(((b":status", b"200"),)) == "pseudo-header b':status' where none belongs"
+
+
+@pytest.mark.parametrize("status", [b"", b"20", b"2000", b"abc", b"-20", b"2 0"])
+def test_status_is_three_digits(status: bytes) -> None:
+    assert check.check_response(((b":status", status),)) == f":status is {status!r}"
+
+
+@pytest.mark.parametrize("block", [(), TRAILERS, (*TRAILERS, *RESPONSE)])
+def test_response_begins_with_its_status(block: tuple[tuple[bytes, bytes], ...]) -> None:
+    assert check.check_response(block) == "no :status first"
+
+
+@given(st.binary(max_size=30), st.binary(max_size=30))
+def test_what_was_seen_before_changes_no_verdict(name: bytes, value: bytes) -> None:
+    first = check.check_trailers(((name, value),))
+    assert check.check_trailers(((name, value),)) == first
+    token = bool(name) and all(chr(byte) in "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz" for byte in name)
+    clean = not any(byte in b"\x00\r\n" for byte in value)
+    if name not in {b"te", *FORBIDDEN, b"http2-settings"}:
+        assert (first is None) == (token and clean)
+
+
+def test_known_names_are_bounded() -> None:
+    for number in range(3000):
+        assert check.check_trailers(((b"x-flood-%d" % number, b"v"),)) is None
+    assert len(check._good_names) <= check._KNOWN_NAMES_MAX

@@ -1,0 +1,108 @@
+"""Request heads: built by the client, read or refused by the server."""
+
+from __future__ import annotations
+
+import pytest
+
+from lbkit.http2.hpack import Decoder, Encoder
+from lbkit.status import StatusCode
+from lbkit.wire.faults import WireFault
+from lbkit.wire.requests import RequestHead, RequestRefused, is_grpc, request_prefix
+
+PREFIX = request_prefix(path="/pkg.Service/Method", authority="greeter:80", scheme="http", user_agent="me/1")
+FIELDS = PREFIX.fields
+
+
+def with_field(name: bytes, value: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """The usual fields with one replaced."""
+    return tuple((key, value if key == name else old) for key, old in FIELDS)
+
+
+def refused(fields: tuple[tuple[bytes, bytes], ...]) -> tuple[int, StatusCode, str]:
+    with pytest.raises(RequestRefused) as caught:
+        RequestHead(fields)
+    return caught.value.http_status, caught.value.code, caught.value.details
+
+
+def faulty(*extra: tuple[bytes, bytes]) -> tuple[StatusCode, str]:
+    with pytest.raises(WireFault) as caught:
+        RequestHead((*FIELDS, *extra))
+    assert not isinstance(caught.value, RequestRefused)
+    return caught.value.code, caught.value.details
+
+
+def test_prefix_is_in_the_order_of_the_specification() -> None:
+    assert FIELDS == (
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/pkg.Service/Method"),
+        (b":authority", b"greeter:80"),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+        (b"user-agent", b"me/1"),
+    )
+
+
+def test_what_a_client_builds_a_server_reads() -> None:
+    block = Encoder().encode(PREFIX, [(b"grpc-timeout", b"250m"), (b"x-a", b"1"), (b"x-b-bin", b"Mg")])
+    head = RequestHead(Decoder().decode(block))
+    assert head.path == b"/pkg.Service/Method"
+    assert head.timeout_s == 0.25
+    assert head.metadata() == (("user-agent", "me/1"), ("x-a", "1"), ("x-b-bin", b"2"))
+
+
+def test_no_timeout_is_none() -> None:
+    assert RequestHead(FIELDS).timeout_s is None
+
+
+def test_metadata_is_decoded_once() -> None:
+    head = RequestHead((*FIELDS, (b"x-a", b"1")))
+    assert head.metadata() is head.metadata()
+
+
+@pytest.mark.parametrize("method", [b"GET", b"PUT", b"post", b""])
+def test_other_methods_get_405(method: bytes) -> None:
+    http, code, details = refused(with_field(b":method", method))
+    assert (http, code) == (405, StatusCode.INTERNAL)
+    assert method.decode() in details
+
+
+@pytest.mark.parametrize("kind", [b"text/html", b"application/grpcfoo", b"application/grpc+json", b"application/json"])
+def test_other_content_types_get_415(kind: bytes) -> None:
+    http, code, details = refused(with_field(b"content-type", kind))
+    assert (http, code) == (415, StatusCode.UNKNOWN)
+    assert kind.decode() in details
+
+
+def test_missing_content_type_gets_415() -> None:
+    assert refused(tuple(field for field in FIELDS if field[0] != b"content-type"))[0] == 415
+
+
+@pytest.mark.parametrize("kind", [b"application/grpc", b"application/grpc+proto", b"application/grpc;charset=utf-8"])
+def test_protobuf_content_types_are_served(kind: bytes) -> None:
+    assert is_grpc(kind)
+    assert RequestHead(with_field(b"content-type", kind)).path == b"/pkg.Service/Method"
+
+
+def test_missing_te_is_served() -> None:
+    assert RequestHead(tuple(field for field in FIELDS if field[0] != b"te")).path == b"/pkg.Service/Method"
+
+
+def test_malformed_timeout_is_internal() -> None:
+    code, details = faulty((b"grpc-timeout", b"1x"))
+    assert code is StatusCode.INTERNAL
+    assert "malformed grpc-timeout b'1x'" in details
+
+
+def test_bad_base64_is_internal() -> None:
+    assert faulty((b"x-bin", b"!"))[0] is StatusCode.INTERNAL
+
+
+def test_unknown_encoding_is_unimplemented() -> None:
+    code, details = faulty((b"grpc-encoding", b"snappy"))
+    assert code is StatusCode.UNIMPLEMENTED
+    assert "'snappy'" in details
+
+
+def test_identity_encoding_is_served() -> None:
+    assert RequestHead((*FIELDS, (b"grpc-encoding", b"identity"))).path == b"/pkg.Service/Method"
