@@ -207,6 +207,8 @@ class Subchannel(SubchannelContract):
     async def dial(self) -> None:
         """Make one attempt at each address in turn, until one connects. Run by the dialler."""
         self._connect_wanted = False
+        if self.state is SHUTDOWN:  # between the dialler's turn and this one
+            return
         self._dial_task = asyncio.current_task()
         options = self._dialler.options
         began = self._dialler.clock.time()

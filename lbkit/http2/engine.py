@@ -28,7 +28,8 @@ from lbkit.http2.frames import (
     unpack_header,
     unpack_u32,
 )
-from lbkit.http2.hpack import CompressionError, Decoder, Field, HeaderListAbusive, HeaderListTooLarge
+from lbkit.http2.hpack import CompressionError, Field, HeaderListAbusive, HeaderListTooLarge
+from lbkit.http2.hpack_decoder import Decoder
 from lbkit.http2.interface import ConnectionSink, EngineConfig
 from lbkit.http2.outbound import Outbound
 from lbkit.http2.stream import CLOSED, HALF_CLOSED_REMOTE, NULL_SINK, RECEIVE_END, TRANSITIONS, Stream

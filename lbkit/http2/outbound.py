@@ -16,7 +16,8 @@ from lbkit.http2.frames import (
     pack_header,
     pack_u32,
 )
-from lbkit.http2.hpack import Encoder, Field, Prefix
+from lbkit.http2.hpack import Field, Prefix
+from lbkit.http2.hpack_encoder import Encoder
 from lbkit.http2.interface import EngineConfig, StreamSink
 from lbkit.http2.stream import (
     CLOSED,

@@ -124,15 +124,17 @@ async def open_connection(
         await _discard(made, "timed out")
         what = "connected, but got no HTTP/2 SETTINGS" if made else "got no connection"
         raise ConnectError(f"{what} within {timeout_s:.1f} s") from None
-    except OSError as error:
-        raise ConnectError(describe_os_error(error)) from error
     except asyncio.CancelledError:
         await _discard(made, "cancelled")
         raise
+    except Exception as error:  # an OSError; what asyncio says to odd host names; whatever a connector raises
+        await _discard(made, "not usable")
+        raise ConnectError(describe_os_error(error)) from error
     connection = made[0]
     if connection.state != OPEN:  # gone again, or going, before anybody could use it
+        reason = connection.end_reason
         await _discard(made, "not usable")
-        raise ConnectError(connection.end_reason)
+        raise ConnectError(reason)
     return connection
 
 

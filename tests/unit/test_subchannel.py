@@ -73,6 +73,7 @@ class World:
             ConnectOptions(connector=self.network, backoff=backoff, timeout_s=timeout_s),
         )
         self.changes: list[tuple[float, str]] = []
+        self.subchannels: list[Subchannel] = []
         self.react: Callable[[Subchannel, ConnectivityState], None] = lambda subchannel, state: None
 
     def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
@@ -80,7 +81,14 @@ class World:
         self.react(subchannel, state)
 
     def new(self, *addresses: str) -> Subchannel:
-        return Subchannel(Endpoint(addresses or "a:1"), self.dialler, self)
+        self.subchannels.append(Subchannel(Endpoint(addresses or "a:1"), self.dialler, self))
+        return self.subchannels[-1]
+
+    async def close(self) -> None:
+        """End everything, as a channel does."""
+        for subchannel in self.subchannels:
+            subchannel.shutdown()
+        await self.dialler.close("the test is over")
 
     def reconnect_always(self) -> None:
         """Dial as soon as IDLE, as policies do."""
@@ -100,7 +108,7 @@ def virtual(test: Callable[[World], Coroutine[Any, Any, None]]) -> Callable[[], 
             try:
                 await test(world)
             finally:
-                await world.dialler.close("the test is over")
+                await world.close()
 
         run_virtual(main())
 
@@ -198,7 +206,7 @@ async def test_silent_peer_is_given_up_after_the_timeout(world: World) -> None:
     subchannel = world.new("a:1")
     subchannel.connect()
     await asyncio.sleep(20.5)
-    assert world.changes == [(0.0, "CONNECTING"), (20.0, "TRANSIENT_FAILURE")]
+    assert world.changes[:2] == [(0.0, "CONNECTING"), (20.0, "TRANSIENT_FAILURE")]
     assert "connected, but got no HTTP/2 SETTINGS within 20.0 s" in subchannel.describe_failure()
 
 
@@ -208,7 +216,7 @@ async def test_address_that_never_answers_is_given_up_after_the_timeout(world: W
     subchannel = world.new("a:1")
     subchannel.connect()
     await asyncio.sleep(20.5)
-    assert subchannel.state is TRANSIENT_FAILURE
+    assert world.changes[1] == (20.0, "TRANSIENT_FAILURE")
     assert "got no connection within 20.0 s" in subchannel.describe_failure()
     assert world.network.running == 0
 
@@ -307,7 +315,7 @@ def test_backoff_is_jittered_within_its_bounds() -> None:
             world.new().connect()
             await asyncio.sleep(5)
             waits.append(world.changes[2][0] - world.changes[1][0])
-            await world.dialler.close("over")
+            await world.close()
         assert all(0.8 <= wait <= 1.2 for wait in waits)
         assert len(set(waits)) == len(waits)
 
@@ -380,6 +388,17 @@ async def test_shutdown_before_its_turn_to_dial_never_dials(world: World) -> Non
     subchannel = world.new()
     subchannel.connect()
     await shut_down(world, subchannel)
+    assert world.network.dials == []
+
+
+@virtual
+async def test_shutdown_in_the_turn_that_starts_its_attempt_never_dials(world: World) -> None:
+    world.network.refuse("a:1")
+    subchannel = world.new()
+    subchannel.connect()
+    world.loop.call_soon(subchannel.shutdown)  # runs after the attempt's task is made and before it starts
+    await asyncio.sleep(1000)
+    assert subchannel.state is SHUTDOWN
     assert world.network.dials == []
 
 

@@ -411,7 +411,7 @@ def test_unknown_settings_are_ignored() -> None:
     assert not pair.client.faults
 
 
-def settings(**values: int) -> bytes:  # noqa: F811 -- the frame; hypothesis' is used above only
+def settings(**values: int) -> bytes:
     payload = b"".join(frames.pack_setting(frames.Setting[name], value) for name, value in values.items())
     return frames.frame(frames.SETTINGS, 0, 0, payload)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lbkit.http2.hpack import Decoder, Encoder
+from lbkit.http2.hpack_decoder import Decoder
+from lbkit.http2.hpack_encoder import Encoder
 from lbkit.status import StatusCode
 from lbkit.wire.faults import WireFault
 from lbkit.wire.requests import RequestHead, RequestRefused, is_grpc, request_prefix
