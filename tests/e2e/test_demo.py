@@ -1,0 +1,226 @@
+"""``lbkit demo``: the whole of it for real, how it is interrupted, and that its verdicts can fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lbkit.cli import demo, main
+from lbkit.cli.demo.show import Show, make_show
+from lbkit.cli.demo.stage import Stage
+from lbkit.cli.demo.verdicts import (
+    Check,
+    Verdict,
+    at_most,
+    enough_calls,
+    even_shares,
+    exit_by_itself,
+    soon,
+)
+
+DEMO = (sys.executable, "-m", "lbkit", "demo", "--seconds", "2")
+GONE_WITHIN_S = 10.0
+ON_LINUX = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+
+
+def backends_of(parent: int) -> list[int]:
+    """The backends that the demo with this process id has started."""
+    return [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if f"--parent\0{parent}\0" in read_cmdline(path)
+    ]
+
+
+def read_cmdline(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # ended meanwhile
+        return ""
+
+
+def start_demo() -> subprocess.Popen[str]:
+    """A demo that runs for longer than it takes to stop it, in its second act."""
+    process = subprocess.Popen(
+        [*DEMO[:-1], "60"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return process
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    pytest.fail(f"the demo ended without {text!r}")
+
+
+@pytest.fixture(scope="module")
+def report() -> tuple[dict[str, Any], str]:
+    """What a short run says: as JSON, and in lines."""
+    done = subprocess.run([*DEMO, "--seed", "1", "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def test_all_acts_pass(report: tuple[dict[str, Any], str]) -> None:
+    _, text = report
+    for number, title in enumerate(
+        (
+            "equal shares over four backends",
+            "kill -9 of backend-2, which stays in the list",
+            "backend-5 joins",
+            "backend-1 drains on SIGTERM",
+        ),
+        start=1,
+    ):
+        assert re.search(rf"PASS  act {number}: {title}\n( +.* expected .* seen .*\n)+", text), text
+    assert "PASS  4 of 4 acts as expected" in text
+    assert "try next" in text
+
+
+def test_report_has_every_figure(report: tuple[dict[str, Any], str]) -> None:
+    outcome, _ = report
+    assert outcome["ok"] is True
+    assert [act["act"] for act in outcome["acts"]] == [1, 2, 3, 4]
+    for act in outcome["acts"]:
+        assert act["checks"]
+        assert all(check["ok"] and check["expected"] and check["seen"] for check in act["checks"])
+    assert outcome["calls"] >= 4 * demo.FEWEST_CALLS
+    assert 5 <= outcome["p50_ms"] <= outcome["p99_ms"]
+
+
+def test_live_on_a_terminal() -> None:
+    """On a terminal it draws; what stays is the verdicts, and a visible cursor."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200", "LINES": "50"}
+    environment.pop("CI", None)
+    with subprocess.Popen(DEMO, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        written = b""
+        try:
+            while piece := os.read(ours, 65536):
+                written += piece
+        except OSError:  # how Linux says that nobody has the other end open any more
+            pass
+        os.close(ours)
+        assert process.wait() == 0, written.decode()
+    text = written.decode()
+    assert "share of the last 1 s" in text
+    assert "transient failure" in text
+    assert text.count("PASS") == 5
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+@ON_LINUX
+def test_ctrl_c_is_tidy() -> None:
+    with start_demo() as process:
+        read_until(process, "act 1:")
+        children = backends_of(process.pid)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate()
+    assert process.returncode == 130
+    assert len(children) == 4
+    assert output.splitlines()[-1] == "interrupted; all 4 backends are gone"
+    assert "Traceback" not in output
+    assert backends_of(process.pid) == []
+
+
+@ON_LINUX
+def test_backends_die_with_the_demo() -> None:
+    """Even ``kill -9`` of the demo leaves no orphan."""
+    with start_demo() as process:
+        read_until(process, "act 1:")
+        ends = [os.pidfd_open(child) for child in backends_of(process.pid)]
+        process.kill()
+    assert len(ends) == 4
+    left = set(ends)
+    while left:
+        ended, _, _ = select.select(left, [], [], GONE_WITHIN_S)
+        assert ended, f"{len(left)} backends outlive the demo"
+        left.difference_update(ended)
+    for end in ends:
+        os.close(end)
+
+
+def test_failing_act_exits_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail(stage: Stage) -> Verdict:
+        return Verdict(
+            1, "planted", [even_shares({"backend-1": 3, "backend-2": 1}, ["backend-1", "backend-2"])]
+        )
+
+    monkeypatch.setattr(demo, "ACTS", [("act 1", fail)])
+    assert main(["demo"]) == 1
+    output = capsys.readouterr().out
+    assert "FAIL  act 1: planted" in output
+    assert "expected 50.0 % each, +-1   seen backend-1 75.0  backend-2 25.0 %   <- not as expected" in output
+    assert "FAIL  0 of 1 acts as expected" in output
+
+
+def test_backend_that_cannot_start_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert main(["demo"]) == 1
+    assert re.search(r"Error: backend-\d did not start", capsys.readouterr().err)
+
+
+# What is judged, with figures that must not pass
+
+
+@pytest.mark.parametrize(
+    ("check", "ok", "seen"),
+    [
+        (even_shares({"a": 50, "b": 50}, ["a", "b"]), True, "50.0 50.0 %"),
+        (even_shares({"a": 509, "b": 491}, ["a", "b"]), True, "50.9 49.1 %"),
+        (even_shares({"a": 52, "b": 48}, ["a", "b"]), False, "a 52.0  b 48.0 %"),
+        (even_shares({"a": 99, "b": 99, "c": 1}, ["a", "b"]), False, "a 49.7  b 49.7  c 0.5 %"),
+        (even_shares({"a": 50}, ["a", "b"]), False, "a 100.0  b 0.0 %"),
+        (even_shares({}, ["a", "b"]), False, "a 0.0  b 0.0 %"),
+        (enough_calls(200, 200, 20.0), True, "200"),
+        (enough_calls(199, 200, 20.0), False, "199"),
+        (at_most("failed", [], 0, 200), True, "0 of 200"),
+        (at_most("failed", ["UNAVAILABLE: gone"], 0, 200), False, "1 of 200 (UNAVAILABLE: gone)"),
+        (at_most("lost", ["x", "y"], 2, 2, "in flight"), True, "2 of 2"),
+        (at_most("lost", ["x", "y", "z"], 2, 3, "in flight"), False, "3 of 3 (z)"),
+        (soon("noticed", 0.0021, 1.0), True, "2.1 ms"),
+        (soon("noticed", 1.01, 1.0), False, "1010.0 ms"),
+        (soon("noticed", None, 1.0), False, "nothing"),
+        (exit_by_itself(0, 0.06, 6.0), True, "0 after 60 ms"),
+        (exit_by_itself(1, 0.06, 6.0), False, "1 after 60 ms"),
+        (exit_by_itself(-9, 0.06, 6.0), False, "-9 after 60 ms"),
+        (exit_by_itself(None, 6.0, 6.0), False, "still running"),
+    ],
+)
+def test_check_judges_figures(check: Check, ok: bool, seen: str) -> None:
+    assert (check.ok, check.seen) == (ok, seen)
+
+
+def test_one_failed_check_fails_the_act() -> None:
+    good, bad = enough_calls(2, 1, 1.0), enough_calls(0, 1, 1.0)
+    assert Verdict(1, "x", [good, good]).ok
+    assert not Verdict(1, "x", [good, bad, good]).ok
+    assert Verdict(1, "x", [bad]).lines()[1].endswith("expected 1 within 1 s   seen 0   <- not as expected")
+
+
+def test_plain_lines_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.delitem(sys.modules, "lbkit.cli.demo.live", raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert type(make_show(as_json=False)) is Show
