@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from math import inf
 from types import MappingProxyType
 from typing import NamedTuple
 
 from lbkit.errors import AddressError
+from lbkit.frozen import Frozen
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-# A name or an IPv4 address. Underscores are no host name's, but containers have them; Unicode names are IDNA's.
-_is_host = re.compile(r"[\w.\-]+").fullmatch
-_is_ipv6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[\w.\-]+)?").fullmatch  # the resolver knows the rest
+# Not regular expressions: compiling them would take longer than the rest of this module's import.
+_NO_HOST = set(" !\"#$%&'()*+,/:;<=>?@[\\]^`{|}~")
+_V6_CHARACTERS = set("0123456789abcdefABCDEF:.")
+
+
+def _is_host(text: str) -> bool:
+    """Whether this may be a name or an IPv4 address. Containers have underscores; Unicode names are IDNA's."""
+    return not set(text) & _NO_HOST and text.isprintable() and text != ""
+
+
+def _is_ipv6(text: str) -> bool:
+    """Whether this looks like an IPv6 address, with a zone or without; the system's look-up knows the rest."""
+    address, _, zone = text.partition("%")
+    return ":" in address and set(address) <= _V6_CHARACTERS and (not zone or _is_host(zone))
 
 
 class Address(NamedTuple):
@@ -59,7 +70,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Endpoint:
+class Endpoint(Frozen):
     """One backend: the addresses that reach it, and attributes that policies use.
 
     Immutable. Attributes are not part of ``identity``: an update that only changes a weight keeps the
@@ -101,16 +112,13 @@ class Endpoint:
             raise AddressError("an endpoint needs at least one address")
         if not 0 < weight < inf:
             raise AddressError(f"{known[0]}: weight must be positive and finite, not {weight!r}")
-        set_ = object.__setattr__
-        set_(self, "addresses", known)
-        set_(self, "identity", known[0] if len(known) == 1 or len(set(known)) == 1 else frozenset(known))
-        set_(self, "weight", weight)
-        set_(self, "zone", zone)
-        set_(self, "hash_key", hash_key)
-        set_(self, "metadata", MappingProxyType(dict(metadata)) if metadata else _NOTHING)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"an Endpoint is immutable; make a new one instead of setting {name!r}")
+        set_ = self._set
+        set_("addresses", known)
+        set_("identity", known[0] if len(known) == 1 or len(set(known)) == 1 else frozenset(known))
+        set_("weight", weight)
+        set_("zone", zone)
+        set_("hash_key", hash_key)
+        set_("metadata", MappingProxyType(dict(metadata)) if metadata else _NOTHING)
 
     def __reduce__(self) -> tuple[Callable[..., Endpoint], tuple[object, ...]]:
         return _rebuild, (self.addresses, self.weight, self.zone, self.hash_key, dict(self.metadata))

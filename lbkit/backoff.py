@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lbkit.frozen import Frozen
+
+if TYPE_CHECKING:
+    import random
 
 
-@dataclass(frozen=True, slots=True)
-class BackoffPolicy:
-    """How long to wait after each failure in a row; all durations in seconds.
+class BackoffPolicy(Frozen):
+    """How long to wait after each failure in a row.
+
+    Args:
+        initial_s: seconds after the first failure.
+        multiplier: how much longer after each further one.
+        jitter: the part of a wait that is random, both ways.
+        maximum_s: seconds that no wait exceeds, jitter apart.
 
     Raises:
         ValueError: a value that would make the wait negative, zero for ever, or shrinking.
     """
 
-    initial_s: float = 1.0
-    multiplier: float = 1.6
-    jitter: float = 0.2
-    maximum_s: float = 120.0
+    __slots__ = ("initial_s", "jitter", "maximum_s", "multiplier")
 
-    def __post_init__(self) -> None:
-        if not 0 < self.initial_s <= self.maximum_s:
-            raise ValueError(f"back-off: 0 < initial_s <= maximum_s does not hold: {self}")
-        if not self.multiplier >= 1 or not 0 <= self.jitter < 1:
-            raise ValueError(f"back-off: multiplier must be >= 1 and jitter in [0, 1): {self}")
+    initial_s: float
+    multiplier: float
+    jitter: float
+    maximum_s: float
+
+    def __init__(
+        self,
+        initial_s: float = 1.0,
+        multiplier: float = 1.6,
+        jitter: float = 0.2,
+        maximum_s: float = 120.0,
+    ) -> None:
+        if not 0 < initial_s <= maximum_s:
+            raise ValueError(
+                f"back-off: 0 < initial_s <= maximum_s does not hold for {initial_s}, {maximum_s}"
+            )
+        if not multiplier >= 1 or not 0 <= jitter < 1:
+            raise ValueError(
+                f"back-off: multiplier must be >= 1 and jitter in [0, 1), not {multiplier}, {jitter}"
+            )
+        self._set("initial_s", initial_s)
+        self._set("multiplier", multiplier)
+        self._set("jitter", jitter)
+        self._set("maximum_s", maximum_s)
+
+    def __repr__(self) -> str:
+        return (
+            f"BackoffPolicy(initial_s={self.initial_s}, multiplier={self.multiplier}, "
+            f"jitter={self.jitter}, maximum_s={self.maximum_s})"
+        )
 
 
 class Backoff:

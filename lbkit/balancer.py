@@ -26,7 +26,7 @@ from lbkit.picking import FailPicker, Pick, Picked, Picker, QueuePicker
 from lbkit.plugins import Registry, origin_of
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
 
-_MADE_PER_TURN = 500  # subchannels made before other work on the event loop gets a turn
+_MADE_PER_TURN = 2000  # subchannels made before other work on the event loop gets a turn
 _LISTED = 10  # backends named in an error text; the rest is counted
 
 IDLE = ConnectivityState.IDLE
@@ -37,9 +37,13 @@ TRANSIENT_FAILURE = ConnectivityState.TRANSIENT_FAILURE
 class Subchannel(ABC):
     """One endpoint and its connection, as policies see it. Made by ``Controller.new_subchannel``.
 
+    It starts IDLE and does nothing by itself: after ``connect()`` it is CONNECTING as soon as it is its turn to
+    dial, then READY, or TRANSIENT_FAILURE for as long as its back-off lasts. After that, and at once when a READY
+    one loses its connection or its server says GOAWAY, it is IDLE again, and the policy decides.
+
     Attributes:
         endpoint: what it connects to.
-        state: where it is now; the policy is told of changes by ``Balancer.subchannel_changed``.
+        state: where it is now; may be ahead of the news in ``Balancer.subchannel_changed``.
         in_flight: calls sent and not yet over.
         picked: a ready-made ``Picked(self)``, so that a plain pick allocates nothing.
     """
@@ -121,7 +125,7 @@ class Balancer(ABC):
 
     @abstractmethod
     def resolver_failed(self, error: Exception) -> None:
-        """Take note that there is no answer to work with yet. Only called before the first good answer."""
+        """Take note that the resolver failed. Only called while it has not given any answer at all."""
 
     @abstractmethod
     def settle(self) -> None:

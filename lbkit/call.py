@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Generator
+from math import inf
 from typing import TYPE_CHECKING, Any
 
-from lbkit.errors import Attempt, RpcError
+from lbkit.errors import Attempt, MetadataError, RpcError
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field
 from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
-from lbkit.metadata import EMPTY, Metadata, MetadataLike, pairs
+from lbkit.metadata import EMPTY, Metadata, MetadataLike
 from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked
 from lbkit.resolution import CallConfig, MethodConfig
 from lbkit.status import Status, StatusCode
@@ -120,17 +121,19 @@ class UnaryUnaryCall:
         self._trailing: Metadata = EMPTY
         self._callbacks: list[Callable[[UnaryUnaryCall], object]] | None = None
         self._earlier: list[Attempt] | None = None  # attempts before the present one
+        fields = encode_metadata(metadata) if metadata else []
+        self._request = fields, frame_message(request)
         self._config: CallConfig = channel.select(self)
         self._sent = self._began = channel.clock.time()
         config = self._config.method_config
         self._wait_for_ready = config.wait_for_ready if wait_for_ready is None else wait_for_ready
         if config.timeout_s is not None and (timeout is None or config.timeout_s < timeout):
             timeout = config.timeout_s
+        if timeout == inf:
+            timeout = None
         self._deadline = None if timeout is None else self._began + timeout
-        fields = encode_metadata(metadata) if metadata else []
         if timeout is not None:
             fields.insert(0, (b"grpc-timeout", encode_timeout(timeout)))
-        self._request = fields, frame_message(request)
         refusal = _refuse(config, len(request), timeout)
         if refusal is not None:
             self._finish(refusal)
@@ -150,7 +153,8 @@ class UnaryUnaryCall:
     def metadata(self) -> Metadata:
         """What the application sends."""
         given = self._metadata
-        return given if isinstance(given, Metadata) else Metadata(pairs(given))
+        # Not of what was given: that may be an iterator, used up, or a list, changed since.
+        return given if isinstance(given, Metadata) else decode_metadata(self._request[0])
 
     @property
     def attributes(self) -> Any:
@@ -214,6 +218,7 @@ class UnaryUnaryCall:
             return False
         self._abandon(ErrorCode.CANCEL)
         self._finish(_CANCELLED)
+        self._channel.unqueue(self)
         return True
 
     def cancelled(self) -> bool:
@@ -281,15 +286,19 @@ class UnaryUnaryCall:
         if self._status is not None:
             return
         engine = connection.engine
-        self._connection = connection
-        stream = self._stream = engine.open(self)
         fields, message = self._request
         if self._deadline is not None:
             now = self._sent = self._channel.clock.time()
             if now - self._began > _LATE_S:
                 fields = [(b"grpc-timeout", encode_timeout(max(0.0, self._deadline - now))), *fields[1:]]
         if self._picked is not None and self._picked.metadata:
-            fields = fields + encode_metadata(self._picked.metadata)
+            try:
+                fields = fields + encode_metadata(self._picked.metadata)
+            except MetadataError as error:
+                self._finish(Status(StatusCode.INTERNAL, f"the balancing policy's {error}"))
+                return
+        self._connection = connection
+        stream = self._stream = engine.open(self)
         engine.send_headers(stream, self._method.prefix, fields, False)
         engine.send_data(stream, message, True)
         connection.kick()
@@ -345,6 +354,7 @@ class UnaryUnaryCall:
         if data:
             self._collect(data)
         if end and self._status is None:
+            self._abandon(ErrorCode.NO_ERROR)
             self._finish(Status(StatusCode.INTERNAL, "the server ended the stream without trailers"))
 
     def reset(self, code: int, reason: str) -> None:
@@ -375,6 +385,7 @@ class UnaryUnaryCall:
         if self._status is None:
             self._abandon(ErrorCode.CANCEL)
             self._finish(self._too_late())
+            self._channel.unqueue(self)
 
     def fail(self, status: Status) -> None:
         """End a call that still waits for a picker."""
@@ -472,12 +483,14 @@ class UnaryUnaryCall:
         return self._status
 
     async def _watch(self, future: asyncio.Future[None]) -> None:
-        """Wait; a waiter that is cancelled cancels the call."""
+        """Wait; a waiter that is cancelled cancels the call, whose end the others then learn."""
         try:
             await future
         except asyncio.CancelledError:
             self.cancel()
-            raise
+            task = asyncio.current_task()
+            if task is None or task.cancelling():  # else another one was, and the future with it
+                raise
 
     def _initial(self) -> Metadata:
         try:

@@ -127,6 +127,14 @@ class Channel:
         UnknownPluginError: no resolver has the target's scheme, or no policy that name; says the nearest.
     """
 
+    # Set when the channel is bound to its event loop, at its first use.
+    loop: asyncio.AbstractEventLoop
+    clock: Clock
+    deadlines: Deadlines
+    _dialler: Dialler
+    _resolver_host: ResolverHost
+    _policy: PolicyHost
+
     def __init__(
         self,
         target: str,
@@ -146,9 +154,8 @@ class Channel:
         self.target = target
         self.balancer = balancer
         self.closing = False
-        self.bound_loop: asyncio.AbstractEventLoop | None = (
-            None  # None also when it must not be used any more
-        )
+        self.bound_loop: asyncio.AbstractEventLoop | None = None  # the loop it may be used on now
+        self._bound = False  # to a loop, for good
         self.picker: Picker = QueuePicker()
         self._resolver = resolver or make_resolver(target)
         self._make_policy = balancers.get(balancer)
@@ -232,11 +239,11 @@ class Channel:
         """
         if self.closing:
             return
-        if self._loop_bound() and get_running_loop() is not self.loop:
+        if self._bound and get_running_loop() is not self.loop:
             self.enter()
         self.closing = True
         self.bound_loop = None
-        if not self._loop_bound():
+        if not self._bound:
             return
         await self._resolver_host.close()
         self._policy.close()
@@ -297,10 +304,6 @@ class Channel:
 
     # For calls and multicallables
 
-    loop: asyncio.AbstractEventLoop
-    clock: Clock
-    deadlines: Deadlines
-
     def enter(self) -> None:
         """Bind the channel to the running event loop at its first use, or say why it cannot be used.
 
@@ -314,7 +317,7 @@ class Channel:
         if self.closing:
             raise ChannelClosedError(f"{self!r} is closed; make a new channel")
         loop = get_running_loop()
-        if self._loop_bound():
+        if self._bound:
             if loop is not self.loop:
                 raise ForeignLoopError(
                     f"{self!r} belongs to another event loop; make one channel for each loop"
@@ -329,9 +332,17 @@ class Channel:
 
     def queue(self, call: UnaryUnaryCall) -> None:
         """Keep a call until there is a new picker; a channel that is IDLE begins to connect."""
+        if self.closing:
+            call.fail(Status(StatusCode.CANCELLED, "the channel was closed"))
+            return
         self._queued[call] = None
         if self._state is ConnectivityState.IDLE:
             self._policy.wake()
+
+    def unqueue(self, call: UnaryUnaryCall) -> None:
+        """Forget a call that is over, if it waited."""
+        if self._queued:
+            self._queued.pop(call, None)
 
     def request_prefix(self, path: str) -> Any:
         """Return the request headers that all calls of a method share."""
@@ -341,10 +352,8 @@ class Channel:
 
     # Inside
 
-    def _loop_bound(self) -> bool:
-        return "loop" in self.__dict__
-
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._bound = True
         self.loop = self.bound_loop = loop
         self.clock = loop
         self.deadlines = Deadlines(loop)

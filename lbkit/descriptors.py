@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from lbkit.suggest import did_you_mean
 
 
 class Method(NamedTuple):
@@ -50,10 +51,8 @@ def methods_of(pb2: ModuleType, service: str | None) -> tuple[str, list[Method]]
     short = (service or "").removeprefix(f"{file.package}.")
     if short not in services:
         known = ", ".join(services) or "none"
-        near = difflib.get_close_matches(short, list(services), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         asked = f"no service {service!r} in" if service else "say which service of"
-        raise LookupError(f"{asked} {file.name}.{hint} It has: {known}")
+        raise LookupError(f"{asked} {file.name}.{did_you_mean(short, services)} It has: {known}")
     found = services[short]
     return found.full_name, [
         Method(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
@@ -16,6 +15,7 @@ from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
 from lbkit.metadata import EMPTY, Metadata, MetadataLike, pairs
 from lbkit.service import Handler, HandlerTable, ServicerContext
 from lbkit.status import Status, StatusCode
+from lbkit.suggest import did_you_mean
 from lbkit.transport.server import ServerConnection
 from lbkit.wire.faults import WireFault
 from lbkit.wire.messages import OneMessage, frame_message, whole_message
@@ -76,8 +76,7 @@ class Dispatcher:
         name = path.decode("latin-1")
         if handler is not None:
             return f"{name}: {handler.refusal}"
-        near = difflib.get_close_matches(name, self._handlers.paths(), n=1)
-        return f"no method {name!r} here" + (f"; did you mean {near[0]!r}?" if near else "")
+        return f"no method {name!r} here.{did_you_mean(name, self._handlers.paths())}"
 
 
 class ServerCall(ServicerContext):

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from lbkit.callinfo import CallInfo
 from lbkit.metadata import EMPTY, Metadata
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
     from lbkit.balancer import Subchannel
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How an attempt ended, as ``Picked.on_done`` is told.
 
     Attributes:
@@ -69,15 +67,13 @@ class Queue:
 QUEUE = Queue()
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(NamedTuple):
     """Answer: the call cannot be served now. A wait-for-ready call waits on; any other ends with the status."""
 
     status: Status
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(NamedTuple):
     """Answer: end the call with this status; it is not retried, nor does wait-for-ready save it."""
 
     status: Status

@@ -6,12 +6,12 @@ used. Names are lower case.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from lbkit.errors import BrokenPluginError, DuplicatePluginError, UnknownPluginError
+from lbkit.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -142,9 +142,7 @@ class Registry(Generic[T]):
                 f"no {self.kind} {name!r}: no entry points of group {self.group!r} are visible; in a frozen "
                 f"application register plug-ins explicitly, with the lbkit.{self.kind} decorator"
             )
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        return f"no {self.kind} {name!r}.{hint} Known: {', '.join(known)}"
+        return f"no {self.kind} {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}"
 
 
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyz0123456789_-+.")

@@ -6,15 +6,17 @@ The only vocabulary that the resolver and the balancer contracts share.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from lbkit.address import Endpoint
 from lbkit.callinfo import CallInfo
+from lbkit.frozen import Frozen
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class MethodConfig:
+class MethodConfig(NamedTuple):
     """What applies to every call of a method unless the call says less; sizes in bytes, times in seconds."""
 
     timeout_s: float | None = None
@@ -23,8 +25,7 @@ class MethodConfig:
     max_response_bytes: int = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class CallConfig:
+class CallConfig(NamedTuple):
     """A call selector's answer for one call.
 
     Attributes:
@@ -34,7 +35,7 @@ class CallConfig:
     """
 
     method_config: MethodConfig
-    attributes: Mapping[str, object] = field(default_factory=dict)
+    attributes: Mapping[str, object] = NOTHING
     on_commit: Callable[[], None] | None = None
 
 
@@ -46,8 +47,7 @@ class CallSelector(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(Frozen):
     """One whole answer of a resolver: a snapshot, never a difference.
 
     Attributes:
@@ -58,11 +58,46 @@ class Resolution:
         generation: numbers the snapshots of one channel; set by the channel, and no part of ``==``.
     """
 
+    __slots__ = ("attributes", "endpoints", "generation", "selector", "service_config")
+
     endpoints: tuple[Endpoint, ...]
-    service_config: Mapping[str, Any] | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    selector: CallSelector | None = None
-    generation: int = field(default=0, compare=False)
+    service_config: Mapping[str, Any] | None
+    attributes: Mapping[str, Any]
+    selector: CallSelector | None
+    generation: int
+
+    def __init__(
+        self,
+        endpoints: tuple[Endpoint, ...],
+        service_config: Mapping[str, Any] | None = None,
+        attributes: Mapping[str, Any] = NOTHING,
+        selector: CallSelector | None = None,
+        generation: int = 0,
+    ) -> None:
+        self._set("endpoints", endpoints)
+        self._set("service_config", service_config)
+        self._set("attributes", attributes)
+        self._set("selector", selector)
+        self._set("generation", generation)
+
+    def numbered(self, generation: int) -> Resolution:
+        """Return the same answer with another number."""
+        return Resolution(self.endpoints, self.service_config, self.attributes, self.selector, generation)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Resolution):
+            return NotImplemented
+        return (
+            self.endpoints == other.endpoints
+            and self.service_config == other.service_config
+            and self.attributes == other.attributes
+            and self.selector == other.selector
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # its mappings have none
+
+    def __repr__(self) -> str:
+        return f"Resolution({list(self.endpoints)!r}, generation={self.generation})"
 
 
 class Verdict(NamedTuple):

@@ -12,28 +12,27 @@ A resolver that watches something is an async generator that yields lists, or a 
 from __future__ import annotations
 
 import asyncio
-import difflib
 import inspect
-import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from lbkit.address import Endpoint
 from lbkit.clock import Clock
 from lbkit.errors import ResolverError, TargetError
 from lbkit.plugins import Registry, origin_of
 from lbkit.resolution import Resolution, Verdict
+from lbkit.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    import random
 
 DEFAULT_SCHEME = "dns"
 _PARSED_PER_TURN = 500  # endpoints parsed before other work on the event loop gets a turn
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A channel's target, taken apart as the gRPC naming document says (RFC 3986).
 
     Attributes:
@@ -58,7 +57,7 @@ class Target:
         ``scheme://`` always does, so that a mistyped scheme is not taken for a host name.
 
         Raises:
-            TargetError: empty, blanks or control characters, or not a URI.
+            TargetError: empty, or it holds blanks or control characters.
         """
         scheme, colon, rest = text.partition(":")
         scheme = scheme.lower()
@@ -66,12 +65,16 @@ class Target:
             scheme, rest = DEFAULT_SCHEME, f"///{text}"
         if not text or not text.isprintable() or " " in text:
             raise TargetError(f"target {text!r} is empty or holds blanks or control characters")
-        try:
-            # With a scheme in front, else `host:1` of `dns:host:1` is split as if `host` were one.
-            parts = urlsplit(f"{DEFAULT_SCHEME}:{rest}", allow_fragments=False)
-        except ValueError as error:
-            raise TargetError(f"target {text!r} is not a URI: {error}") from None
-        return cls(text, scheme, parts.netloc, unquote(parts.path).removeprefix("/"), parts.query)
+        path, _, query = rest.partition("?")
+        authority = ""
+        if path.startswith("//"):
+            authority, slash, path = path[2:].partition("/")
+            path = slash + path
+        if "%" in path:
+            from urllib.parse import unquote  # 3 ms to import, and few targets need it
+
+            path = unquote(path)
+        return cls(text, scheme, authority, path.removeprefix("/"), query)
 
     def parameters(self) -> dict[str, str]:
         """Return the query as names and values.
@@ -79,6 +82,8 @@ class Target:
         Raises:
             TargetError: not of the form ``name=value&name=value``, or a name given twice.
         """
+        from urllib.parse import parse_qsl  # 3 ms to import, and few targets have a query
+
         try:
             pairs = parse_qsl(self.query, keep_blank_values=True, strict_parsing=bool(self.query))
         except ValueError as error:
@@ -247,9 +252,8 @@ def make_resolver(text: str) -> Resolver:
         return made
     for name in target.parameters():
         if name not in made.parameters:
-            near = difflib.get_close_matches(name, made.parameters, n=1)
             known = ", ".join(sorted(made.parameters)) or "none"
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, made.parameters)
             raise TargetError(
                 f"target {text!r}: resolver {target.scheme!r} has no parameter {name!r}.{hint} Known: {known}"
             )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lbkit.backoff import Backoff, BackoffPolicy
 from lbkit.clock import Clock
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
 from lbkit.resolver import Resolver, Sink
+
+if TYPE_CHECKING:
+    import random
 
 _log = logging.getLogger("lbkit.resolver")
 
@@ -66,11 +68,11 @@ class ResolverHost(Sink):
         """Number the answer and hand it to the policy; an equal one goes no further."""
         self._updated_at = self.clock.time()
         latest = self.latest
-        if latest is not None and replace(resolution, generation=latest.generation) == latest:
+        if resolution == latest:
             return self._verdict
         if resolution.service_config is not None:
             return Verdict(accepted=False, reason="service configs are not supported yet")
-        self.latest = replace(resolution, generation=latest.generation + 1 if latest else 1)
+        self.latest = resolution.numbered(latest.generation + 1 if latest else 1)
         self._verdict = self._deliver(self.latest)
         if self._verdict.accepted:
             self._backoff.reset()

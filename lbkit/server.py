@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +41,7 @@ class Server:
         self._max_request_bytes = max_request_bytes
         self._engine = EngineConfig(max_concurrent_streams=max_concurrent_streams)
         self._dispatcher: Dispatcher | None = None  # made by start()
+        self._draining = False
         self._stopped: asyncio.Event | None = None
         self._stopping: asyncio.Task[None] | None = None
 
@@ -131,10 +132,14 @@ class Server:
             return
         for listener in self._listeners:
             listener.close()
-        if grace and self._connections:
+        self._draining = True
+        if grace:
             for connection in list(self._connections):
                 connection.drain_gracefully()
-            await asyncio.wait([connection.closed for connection in self._connections], timeout=grace)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    while self._connections:  # the listener may have had another one on its way
+                        await asyncio.wait([connection.closed for connection in self._connections])
         await self._end()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
@@ -160,9 +165,13 @@ class Server:
             addresses: as for ``bind``.
             grace: seconds that running calls get at the end.
         """
-        for address in addresses:
-            self.bind(address)
-        await self.start()
+        try:
+            for address in addresses:
+                self.bind(address)
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
         loop = asyncio.get_running_loop()
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
@@ -214,6 +223,8 @@ class Server:
     def connection_opened(self, connection: ServerConnection) -> None:
         """Keep track of a connection. Called by connections."""
         self._connections.add(connection)
+        if self._draining:
+            connection.drain_gracefully()
 
     def connection_closed(self, connection: ServerConnection) -> None:
         """Forget a connection. Called by connections."""

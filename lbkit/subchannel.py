@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from lbkit.address import Address, Endpoint
 from lbkit.backoff import Backoff, BackoffPolicy
@@ -18,6 +16,9 @@ from lbkit.http2.interface import EngineConfig
 from lbkit.picking import Picked
 from lbkit.transport.client import ClientConnection, open_connection
 from lbkit.transport.connector import Connector, SocketConnector
+
+if TYPE_CHECKING:
+    import random
 
 MAX_DIALS = 100  # connection attempts of one channel at a time
 _DIALS_PER_TURN = 10  # started before other work on the event loop gets a turn
@@ -50,14 +51,13 @@ TRANSITIONS: tuple[ConnectivityState | None, ...] = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectOptions:
+class ConnectOptions(NamedTuple):
     """How a channel's subchannels connect. Times in seconds."""
 
-    connector: Connector = field(default_factory=SocketConnector)
-    engine: EngineConfig = field(default_factory=EngineConfig)
+    connector: Connector = SocketConnector()
+    engine: EngineConfig = EngineConfig()
     timeout_s: float = 20.0  # one attempt: TCP and the HTTP/2 handshake; longer if the back-off is longer
-    backoff: BackoffPolicy = field(default_factory=BackoffPolicy)
+    backoff: BackoffPolicy = BackoffPolicy()
 
 
 class SubchannelListener(Protocol):

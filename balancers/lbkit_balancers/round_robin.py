@@ -26,19 +26,27 @@ class RoundRobin(EndpointBalancer):
     def __init__(self, controller: Controller, config: Mapping[str, Any]) -> None:
         super().__init__(controller, config)
         self._places: dict[Subchannel, float] = {}  # on a ring of circumference 1
+        self._ring: list[Subchannel] = []  # those that were READY last time, by their places
         self._rotation: _Rotation | None = None
 
     def make_picker(self, ready: Sequence[Subchannel]) -> Picker:
         """Go on behind the place of the last turn, with the ones that are READY now."""
-        random = self.controller.random.random
-        turn = random() if self._rotation is None else self._places[self._rotation.last().subchannel]
-        known = self._places
-        self._places = {
-            subchannel: known[subchannel] if subchannel in known else random()
-            for subchannel in self.subchannels.values()
-        }
-        ring = sorted(ready, key=self._places.__getitem__)
-        first = bisect_right(ring, turn, key=self._places.__getitem__)
+        places, random = self._places, self.controller.random.random
+        turn = random() if self._rotation is None else places[self._rotation.last().subchannel]
+        if len(places) > 2 * len(self.subchannels):  # forget those that are no longer listed
+            places = self._places = {one: places[one] for one in self.subchannels.values() if one in places}
+        for subchannel in ready:
+            if subchannel not in places:
+                places[subchannel] = random()
+        # With thousands of backends this runs again and again while they come up: sorting what nearly is sorted
+        # takes a quarter of the time.
+        now = dict.fromkeys(ready)
+        ring = [subchannel for subchannel in self._ring if subchannel in now]
+        before = dict.fromkeys(ring)
+        ring += [subchannel for subchannel in ready if subchannel not in before]
+        ring.sort(key=places.__getitem__)
+        self._ring = ring
+        first = bisect_right(ring, turn, key=places.__getitem__)
         self._rotation = _Rotation([subchannel.picked for subchannel in ring[first:] + ring[:first]])
         return self._rotation
 

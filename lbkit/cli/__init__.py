@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("lbkit's command needs: pip install 'lbkit[cli]'", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     try:
         return root.main(arguments, prog_name="lbkit", standalone_mode=False) or 0
     except click.ClickException as error:

@@ -68,7 +68,8 @@ async def call(target: str, balancer: str, plan: Plan, seconds: float | None) ->
             try:
                 await channel.ready(_PATIENCE_S)
             except lbkit.RpcError as error:
-                print(f"         {len(load.running)} calls wait: {error.details()}", flush=True)
+                why = [line for line in error.details().splitlines() if "hint:" not in line]  # it does wait
+                print("\n         ".join((f"         {len(load.running)} calls wait:", *why)), flush=True)
 
     async with lbkit.Channel(target, balancer=balancer) as channel:
         load = Load(channel, plan, random.Random(), tally.note)

@@ -5,15 +5,18 @@ Each check returns None, or the reason in words.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from lbkit.http2.hpack import Field
 
 # A field name is a token in lower case (RFC 9110 5.1, RFC 9113 8.2.1).
-_is_name = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
-# A field value holds no NUL, CR or LF (RFC 9113 8.2.1). Bytes of 0x80 and above pass.
-_bad_value = re.compile(rb"[\x00\r\n]").search
+_TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def _bad_value(value: bytes) -> bool:
+    """Whether a value holds NUL, CR or LF (RFC 9113 8.2.1). Bytes of 0x80 and above pass."""
+    return b"\n" in value or b"\r" in value or b"\x00" in value  # faster than a regular expression
+
 
 # Connection-specific fields have no meaning in HTTP/2 (RFC 9113 8.2.2).
 _FORBIDDEN = frozenset(
@@ -27,7 +30,7 @@ _good_names: set[bytes] = set()  # names that passed; shared, bounded
 
 
 def _check_name(name: bytes) -> str | None:
-    if _is_name(name) is None:
+    if not name or name.translate(None, _TOKEN):
         return f"field name {name!r} is not a lower-case token"
     if name in _FORBIDDEN:
         return f"connection-specific field {name.decode()!r}"

@@ -8,16 +8,14 @@ the order of ``asyncio.BufferedProtocol``); what they mean comes out through two
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.hpack import Field, Prefix
 from lbkit.http2.stream import Stream
 
 
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
+class EngineConfig(NamedTuple):
     """What one side announces and enforces; sizes in bytes.
 
     Attributes:

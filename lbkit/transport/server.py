@@ -115,6 +115,7 @@ def listen(address: Address) -> socket.socket:
     """
     try:
         if address.port is None:
+            _remove_stale(address.host)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             return _bound(sock, address.host)
         family, kind, protocol, _, where = socket.getaddrinfo(
@@ -127,6 +128,22 @@ def listen(address: Address) -> socket.socket:
         return _bound(sock, where)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the Unix socket of a server that is gone, as grpc does; one that somebody listens on stays."""
+    from pathlib import Path  # Unix sockets are few, and it would be a tenth of the time to import lbkit
+
+    if not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+        except OSError:  # busy, or not ours to look at: binding will say
+            return
 
 
 def _bound(sock: socket.socket, where: object) -> socket.socket:

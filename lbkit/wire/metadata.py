@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Iterable
 
 from lbkit.errors import MetadataError
@@ -14,7 +13,7 @@ from lbkit.wire.faults import WireFault
 
 Field = tuple[bytes, bytes]
 
-_is_key = re.compile(r"[0-9a-z_.\-]+").fullmatch
+_KEY_CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz_.-")
 
 # Not the application's to send: the protocol sets them itself, or HTTP/2 forbids them.
 _NOT_SENT = frozenset(
@@ -42,7 +41,7 @@ _keys: dict[str, tuple[bytes, bool]] = {}  # checked keys: (as bytes, whether th
 
 
 def _check_key(key: object) -> tuple[bytes, bool]:
-    if not isinstance(key, str) or not _is_key(key):
+    if not isinstance(key, str) or not key or not set(key) <= _KEY_CHARACTERS:
         raise MetadataError(f"metadata key {key!r}: use lower-case letters, digits, '_', '-' and '.'")
     if key in _NOT_SENT or key.startswith("grpc-"):
         raise MetadataError(f"metadata key {key!r} belongs to the protocol; choose another one")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from lbkit.http2.frames import ErrorCode, error_name
 from lbkit.status import BY_NUMBER, Status, StatusCode
 from lbkit.wire.metadata import Field
@@ -31,19 +29,28 @@ _RESET = {
     ErrorCode.INADEQUATE_SECURITY: StatusCode.PERMISSION_DENIED,
 }
 
-_unsafe = re.compile(rb"[^\x20-\x24\x26-\x7e]")
-_escape = re.compile(rb"%([0-9A-Fa-f]{2})")
+# What stands for each byte of a grpc-message: itself, if it is printable ASCII other than "%".
+_ENCODED = [
+    bytes((byte,)) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte for byte in range(256)
+]
+_HEX_DIGITS = b"0123456789abcdefABCDEF"
 
 
 def encode_details(details: str) -> bytes:
     """Percent-encode a text for grpc-message: UTF-8, all but printable ASCII, and ``%`` itself."""
-    return _unsafe.sub(lambda match: b"%%%02X" % match[0][0], details.encode("utf-8", "replace"))
+    return b"".join([_ENCODED[byte] for byte in details.encode("utf-8", "replace")])
 
 
 def decode_details(value: bytes) -> str:
     """Decode grpc-message; never fails: what is no escape stays as it is."""
-    raw = _escape.sub(lambda match: bytes((int(match[1], 16),)), value)
-    return raw.decode("utf-8", "replace")
+    first, *parts = value.split(b"%")
+    for part in parts:
+        digits = part[:2]
+        if len(digits) == 2 and not digits.translate(None, _HEX_DIGITS):
+            first += bytes((int(digits, 16),)) + part[2:]
+        else:
+            first += b"%" + part
+    return first.decode("utf-8", "replace")
 
 
 def status_fields(status: Status) -> list[Field]:

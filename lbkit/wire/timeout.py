@@ -27,11 +27,13 @@ def encode_timeout(seconds: float) -> bytes:
 
 
 def _encode(seconds: float) -> bytes:
+    if seconds <= 0:  # minus infinity too
+        return b"0n"
     for unit, size in _UNITS:
         count = seconds / size
         if count <= _LARGEST:
             # Rounding up must not turn 0.1 s into 100000001 ns because 0.1 has no exact binary form.
-            return b"%d%s" % (max(0, ceil(count - 1e-6)), unit)
+            return b"%d%s" % (ceil(count - 1e-6), unit)
     return b"%dH" % _LARGEST
 
 

@@ -66,9 +66,8 @@ class Bench:
             print(line)
         self.parts["other_cores"] = others = matrix.other_cores(results)
         if others is not None and others > _QUIET_CORES:
-            print(
-                f"\n  the machine was NOT QUIET: other work kept {others:.1f} cores busy; trust CPU, not RPC/s"
-            )
+            print(f"\n  the machine was NOT QUIET: other work kept {others:.1f} cores busy; run it again")
+            print("  (RPC/s and latency are far off then, and CPU per call is too high for everybody)")
 
     def pick(self) -> None:
         """Time a pick of round_robin."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+from os import environ
 from statistics import median
 from sys import executable
 
@@ -23,13 +24,15 @@ def measure(runs: int) -> tuple[dict[str, float], list[str]]:
     The modules alternate.
     """
     failures: dict[str, str] = {}
+    # As pip leaves an installed package: compiled. A checkout's modules would be compiled anew each time.
+    environment = {name: value for name, value in environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     times: dict[str, list[float]] = {
         name: [] for name in MODULES if importlib.util.find_spec(name.partition(".")[0])
     }
     for turn in range(runs + 1):
         for name, values in times.items():
             program = [executable, "-c", _PROGRAM.format(MODULES[name])]
-            done = subprocess.run(program, capture_output=True, text=True, check=False)
+            done = subprocess.run(program, capture_output=True, text=True, check=False, env=environment)
             if done.returncode:
                 failures[name] = f"import {name}: {done.stderr.strip().splitlines()[-1:]}"
             elif turn:  # the first turn only fills the caches of the disk and of compiled files

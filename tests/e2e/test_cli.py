@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import contextmanager
 
 import pytest
+from google.protobuf import descriptor_pool
 
 import lbkit
-from lbkit.cli import hosts
+from lbkit.cli import hosts, main
+from lbkit.protos import POOL, demo
 
 LBKIT = (sys.executable, "-m", "lbkit")
 
@@ -115,7 +117,7 @@ def test_probe_says_refused() -> None:
 def test_probe_wants_http2() -> None:
     """A socket that accepts and says nothing is no backend."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        address = "127.0.0.1:{}".format(mute.getsockname()[1])
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
         done = lbkit_run("probe", address, "--timeout", "0.2")
     assert done.returncode == 1
     assert "connected, but got no HTTP/2 SETTINGS within 0.2 s" in done.stderr
@@ -132,11 +134,13 @@ def test_probe_wants_http2() -> None:
         (("backend", "--listen", "127.0.0.1"), "has no valid port"),
     ],
 )
-def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], text: str) -> None:
-    done = lbkit_run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert text in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_usage_exits_with_2(
+    arguments: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert text in errors
 
 
 def test_taken_port_exits_with_1() -> None:
@@ -158,9 +162,7 @@ def test_client_says_who_answers() -> None:
     with backend("ann") as (_, ann), backend("bob") as (_, bob):
         done = lbkit_run("client", f"static:///{ann},{bob}", "--seconds", "2.5")
     assert done.returncode == 0, done.stderr
-    assert re.search(r" 0 failed  2 backends: ann (49|50|51)\.\d%  bob (49|50|51)\.\d%\n", done.stdout), (
-        done.stdout
-    )
+    assert re.search(r" 0 failed  2 backends: ann [45]\d\.\d%  bob [45]\d\.\d%\n", done.stdout), done.stdout
     assert re.search(r"\n\d+ calls answered, 0 failed\n$", done.stdout)
 
 
@@ -169,11 +171,10 @@ def test_client_outlives_its_backends() -> None:
     port = refusing_port()
     with running([*LBKIT, "client", f"static:///127.0.0.1:{port}"]) as client:
         assert " 0 failed" in read_line(client)
-        waiting = read_line(client)
-        assert "calls wait:" in waiting
-        assert "the only backend is down" in waiting
+        assert "calls wait:" in read_line(client)
+        assert "the only backend is down" in read_line(client)
         with running([*LBKIT, "backend", "--name", "late", "--listen", f"127.0.0.1:{port}"]):
-            lines = [waiting]
+            lines = [""]
             while "1 backends: late 100.0%" not in lines[-1]:
                 lines.append(read_line(client))
                 assert len(lines) < 40, lines
@@ -191,23 +192,26 @@ def test_second_signal_ends_at_once() -> None:
         assert process.wait() == 130
 
 
+def test_messages_stay_in_a_pool_of_their_own() -> None:
+    request = demo.SayRequest(text="hello", work_s=0.5)
+    assert demo.SayRequest.FromString(request.SerializeToString()) == request
+    assert demo.DESCRIPTOR.pool is POOL
+    with pytest.raises(KeyError):
+        descriptor_pool.Default().FindFileByName(demo.DESCRIPTOR.name)
+
+
 async def test_hosts_keeps_asking(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that nobody has just now is no end; the same address twice is one backend."""
-    answers = iter(
-        [socket.gaierror(-2, "Name or service not known"), ("10.0.0.2", "10.0.0.1", "10.0.0.2"), ("::1",)]
-    )
+    answers = iter([[], ["10.0.0.2", "10.0.0.1", "10.0.0.2"], ["::1"]])
 
-    def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+    async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
         assert (host, port) == ("backend", 50051)
         answer = next(answers)
-        if isinstance(answer, OSError):
-            raise answer
+        if not answer:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in answer]
 
-    async def look_up(host: str, port: int, **options: object) -> list[tuple[object, ...]]:
-        return getaddrinfo(host, port, **options)
-
-    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", staticmethod(look_up))
+    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", staticmethod(getaddrinfo))
     monkeypatch.setattr(hosts, "REFRESH_S", 0)
     found: AsyncIterator[list[str]] = hosts.resolve(lbkit.Target.parse("hosts:///backend:50051", ()))
     assert await anext(found) == ["10.0.0.1:50051", "10.0.0.2:50051"]

@@ -50,11 +50,8 @@ def read_cmdline(path: Path) -> str:
 
 
 def start_demo() -> subprocess.Popen[str]:
-    """A demo that runs for longer than it takes to stop it, in its second act."""
-    process = subprocess.Popen(
-        [*DEMO[:-1], "60"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    return process
+    """A demo that runs for longer than any test of it."""
+    return subprocess.Popen([*DEMO[:-1], "60"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> None:

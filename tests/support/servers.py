@@ -239,7 +239,8 @@ async def listening(
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
-        await serve(reader, writer)
+        with contextlib.suppress(asyncio.CancelledError):  # start_server takes a cancelled task for an error
+            await serve(reader, writer)
 
     listener = await asyncio.start_server(run, "127.0.0.1", 0)
     try:
@@ -250,6 +251,24 @@ async def listening(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await listener.wait_closed()
+
+
+@asynccontextmanager
+async def silence(saying: bytes = b"") -> AsyncGenerator[int, None]:
+    """Accept connections and never say anything, or one thing; give the port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = RawPeer(reader, writer)
+        writer.write(saying)
+        try:
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(65536):
+                    pass
+        finally:
+            await peer.close()
+
+    async with listening(serve) as port:
+        yield port
 
 
 @asynccontextmanager

@@ -121,14 +121,14 @@ def test_one_picker_per_settle_however_much_news(controller: FakeController, pol
 def test_long_list_is_taken_in_parts_so_that_others_get_a_turn(
     controller: FakeController, policy: First
 ) -> None:
-    names = [f"b{number}" for number in range(1200)]
+    names = [f"b{number}" for number in range(5000)]
     take(controller, policy, *names)
-    assert list(controller.live) == names[:500]
+    assert list(controller.live) == names[:2000]
     for subchannel in controller.subchannels:
         subchannel.become(TRANSIENT_FAILURE)
     assert controller.settle_wanted
     controller.turn(policy)
-    assert list(controller.live) == names[:1000]
+    assert list(controller.live) == names[:4000]
     assert controller.settle_wanted
     controller.turn(policy)
     assert list(controller.live) == names
@@ -141,11 +141,11 @@ def test_long_list_is_taken_in_parts_so_that_others_get_a_turn(
 
 
 def test_shorter_list_during_a_long_one_replaces_it(controller: FakeController, policy: First) -> None:
-    take(controller, policy, *[f"b{number}" for number in range(1200)])
+    take(controller, policy, *[f"b{number}" for number in range(5000)])
     take(controller, policy, "b1199", "b0")
     assert sorted(controller.live) == ["b0", "b1199"]
     assert not controller.settle_wanted
-    take(controller, policy, *[f"b{number}" for number in range(1200)])
+    take(controller, policy, *[f"b{number}" for number in range(5000)])
     policy.close()
     controller.turn(policy)
     assert not controller.live

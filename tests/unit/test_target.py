@@ -64,11 +64,6 @@ def test_blanks_and_control_characters_are_refused(text: str) -> None:
         parse(text)
 
 
-def test_what_is_no_uri_is_refused() -> None:
-    with pytest.raises(TargetError, match="is not a URI"):
-        parse("dns://[::1/host")
-
-
 @given(st.text())
 def test_parse_raises_target_error_only(text: str) -> None:
     try:

@@ -108,8 +108,8 @@ def closing_lines(verdicts: Sequence[Verdict], totals: dict[str, Any], plan: Pla
     command = own_command()
     if totals["failed"] and passed == len(verdicts):
         failed = f"{totals['failed']} lost with the backend that was killed"
-    work = f"of which {low:.0f} to {high:.0f} ms are the backend's work"
-    latency = f"p50 {totals['p50_ms']} ms, p99 {totals['p99_ms']} ms, {work}"
+    work = f"the backend's own work is {low:.0f} to {high:.0f} ms"
+    latency = f"p50 {totals['p50_ms']} ms, p99 {totals['p99_ms']} ms ({work})"
     lines = [
         "",
         f"{totals['calls']} calls in {totals['seconds']} s, {failed}; {latency}",
@@ -141,13 +141,15 @@ def command(seconds: float, rate: float, seed: int | None, as_json: bool) -> int
         raise click.BadParameter("must be more than 0", param_hint="--rate")
     plan = Plan(rate)
     calls = max(FEWEST_CALLS, int(rate * seconds / len(ACTS)))
+    if seed is None:
+        seed = random.randrange(10**6)
     fleet = Fleet()
     show = make_show(as_json=as_json)
+    show.line(f"lbkit demo: {BACKENDS} backends, {rate:g} calls/s over round_robin, seed {seed}")
     outcome: list[tuple[list[Verdict], dict[str, Any]]] = []
 
     async def main() -> int:
-        chosen = random.randrange(2**32) if seed is None else seed
-        outcome.append(await run(fleet, show, plan, calls, chosen))
+        outcome.append(await run(fleet, show, plan, calls, seed))
         return 0 if all(verdict.ok for verdict in outcome[0][0]) else 1
 
     def at_once() -> None:
@@ -156,7 +158,7 @@ def command(seconds: float, rate: float, seed: int | None, as_json: bool) -> int
 
     try:
         status = signals.run(main(), at_once)
-    except* BackendError as group:
+    except* (BackendError, lbkit.Error) as group:
         show.close()
         raise click.ClickException(str(group.exceptions[0])) from None
     finally:
@@ -168,5 +170,5 @@ def command(seconds: float, rate: float, seed: int | None, as_json: bool) -> int
     for text in closing_lines(verdicts, totals, plan):
         show.line(text)
     if as_json:
-        print(report(verdicts, {**totals, "rate": rate}))
+        print(report(verdicts, {**totals, "rate": rate, "seed": seed}))
     return status

@@ -37,6 +37,7 @@ class LiveShow(Show):
     def event(self, text: str) -> None:
         """Make it the picture's heading."""
         self._act = text
+        self._live.update(Text(text, style="bold"), refresh=True)
 
     def verdict(self, verdict: Verdict) -> None:
         """Print it above the picture."""
