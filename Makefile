@@ -9,7 +9,7 @@ export PYTHON PYTEST_ARGS
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-7s%s\n' "$$name" "$$text"; done
 
-demo: $(VENV)/.installed-cli ## four backends, a registry and a client that balances over them
+demo: $(VENV)/.installed-cli ## four backends and a client: one is killed, one joins, one drains
 	@$(BIN)/lbkit demo
 
 test: $(VENV)/.installed-test ## lint, types, import contracts, tests; PYTEST_ARGS='-k name' narrows the last

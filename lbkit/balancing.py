@@ -63,6 +63,7 @@ class PolicyHost(Controller):
         self._schedule = schedule
         self._publish = publish
         self._reresolve = reresolve
+        self.subchannels: dict[Subchannel, None] = {}  # those that are not shut down, oldest first
         self._news: deque[Callable[[], object]] = deque()
         self._due = False
         self._delivering = False
@@ -89,8 +90,11 @@ class PolicyHost(Controller):
         self._enqueue(lambda: self.policy.resolver_failed(error))
 
     def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
-        """Deliver a subchannel's new state."""
-        self._enqueue(lambda: self.policy.subchannel_changed(subchannel, state))
+        """Deliver a subchannel's new state; SHUTDOWN is the policy's own doing, and no news to it."""
+        if state is ConnectivityState.SHUTDOWN:
+            self.subchannels.pop(subchannel, None)
+        else:
+            self._enqueue(lambda: self.policy.subchannel_changed(subchannel, state))
 
     def wake(self) -> None:
         """Have the policy leave IDLE."""
@@ -108,7 +112,9 @@ class PolicyHost(Controller):
 
     def new_subchannel(self, endpoint: Endpoint) -> Subchannel:
         """Make an IDLE subchannel."""
-        return Subchannel(endpoint, self._dialler, self)
+        subchannel = Subchannel(endpoint, self._dialler, self)
+        self.subchannels[subchannel] = None
+        return subchannel
 
     def publish(self, state: ConnectivityState, picker: Picker) -> None:
         """Pass a new picker to the channel."""

@@ -13,6 +13,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from lbkit.backoff import BackoffPolicy
+from lbkit.balancer import Subchannel
 from lbkit.balancer import registry as balancers
 from lbkit.balancing import PolicyHost
 from lbkit.call import UnaryUnaryCall
@@ -244,6 +245,7 @@ class Channel:
         self.closing = True
         self.bound_loop = None
         if not self._bound:
+            self._set_state(ConnectivityState.SHUTDOWN)
             return
         await self._resolver_host.close()
         self._policy.close()
@@ -267,6 +269,10 @@ class Channel:
         if try_to_connect and self._state is ConnectivityState.IDLE:
             self._connect()
         return self._state
+
+    def subchannels(self) -> tuple[Subchannel, ...]:
+        """Return the policy's subchannels, oldest first, to look at: endpoint, state, calls in flight."""
+        return tuple(self._policy.subchannels) if self._bound else ()
 
     async def wait_for_state_change(self, last_observed_state: ConnectivityState) -> None:
         """Return when the state is another than ``last_observed_state``."""
@@ -353,8 +359,6 @@ class Channel:
     # Inside
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._bound = True
-        self.loop = self.bound_loop = loop
         self.clock = loop
         self.deadlines = Deadlines(loop)
         self._dialler = Dialler(loop, self._random, self._connect_options)
@@ -369,6 +373,8 @@ class Channel:
             publish=self._published,
             reresolve=self._resolver_host.want,
         )
+        self._bound = True  # only now: a policy may refuse its configuration
+        self.loop = self.bound_loop = loop
         self._set_state(ConnectivityState.CONNECTING)
         self._resolver_host.start()
 

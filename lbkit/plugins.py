@@ -88,21 +88,26 @@ class Registry(Generic[T]):
             BrokenPluginError: its entry point cannot be loaded; says why.
         """
         registered = self._registered.get(name, [])
-        installed = self._by_name().get(name, [])
-        owners = {origin: None for origin, _ in registered}
-        for entry in installed:
-            named = Origin(entry.module, entry.attr)
-            if named not in owners and not (registered and _defined_at(entry) in owners):
-                owners[named] = None
+        owners = self.origins(name)
         if len(owners) > 1:
             raise DuplicatePluginError(
                 f"{self.kind} {name!r} is claimed by {' and '.join(map(str, owners))}; rename or remove one"
             )
         if registered:
             return registered[0][1]
-        if installed:
+        if installed := self._by_name().get(name):
             return self._load(name, installed[0])
         raise UnknownPluginError(self._unknown(name))
+
+    def origins(self, name: str) -> dict[Origin, str]:
+        """Return who claims ``name``, with the distribution and version that brought it; empty if none did."""
+        found = {origin: "" for origin, _ in self._registered.get(name, ())}
+        for entry in self._by_name().get(name, ()):
+            origin = Origin(entry.module, entry.attr)
+            if found and origin not in found and (defined := _defined_at(entry)) in found:
+                origin = defined  # the entry point names a re-export
+            found[origin] = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
+        return found
 
     def names(self) -> list[str]:
         """Return every known name, sorted."""

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 from lbkit.descriptors import methods_of
-from lbkit.errors import AbortError, not_supported
+from lbkit.errors import AbortError, NotSupportedError, not_supported
 from lbkit.metadata import Metadata, MetadataLike
 from lbkit.status import StatusCode
 
@@ -188,6 +188,9 @@ class CallDetails(NamedTuple):
     invocation_metadata: Metadata
 
 
+_GENERIC_MAX = 1024  # paths are the clients' choice: remembering all of them would be a leak
+
+
 class HandlerTable:
     """Every handler of a server, by path, and the generic handlers that are asked about the rest."""
 
@@ -218,8 +221,17 @@ class HandlerTable:
         for generic in self._generic:
             found = generic.service(details)
             if found is not None:
-                known = self._of_generic.get(path)
-                if known is None or known[0] is not found:
-                    known = self._of_generic[path] = found, handler_of_grpc(name, found)
-                return known[1]
+                return self._handler_of_generic(path, name, found)
         return None
+
+    def _handler_of_generic(self, path: bytes, name: str, found: Any) -> Handler:
+        known = self._of_generic.get(path)
+        if known is not None and known[0] is found:
+            return known[1]
+        try:
+            handler = handler_of_grpc(name, found)
+        except NotSupportedError as error:  # registration could not know
+            handler = Handler(name, None, bytes, bytes, str(error))
+        if len(self._of_generic) < _GENERIC_MAX:
+            self._of_generic[path] = found, handler
+        return handler

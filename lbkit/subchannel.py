@@ -64,7 +64,7 @@ class SubchannelListener(Protocol):
     """Who hears of a subchannel's changes: the channel, which passes them on to the policy."""
 
     def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
-        """Take note of a new state other than SHUTDOWN."""
+        """Take note of a new state."""
         ...
 
 
@@ -271,8 +271,7 @@ class Subchannel(SubchannelContract):
         assert state is not None, f"{INPUT_NAMES[event]!r} in {self.state.name}"
         if state is not self.state:
             self.state = state
-            if state is not SHUTDOWN:
-                self._listener.subchannel_changed(self, state)
+            self._listener.subchannel_changed(self, state)
 
     def __repr__(self) -> str:
         return f"<Subchannel {self.endpoint} {self.state.name}>"

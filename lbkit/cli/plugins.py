@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from pkgutil import resolve_name
 from typing import Any
 
 import click
 
-import lbkit.cli.hosts
+import lbkit.cli.hosts  # noqa: F401  # registers itself
 from lbkit.balancer import registry as balancers
 from lbkit.errors import PluginError
 from lbkit.plugins import Registry
@@ -18,18 +19,16 @@ _WIDTH = 24
 
 def describe(registry: Registry[Any], name: str) -> tuple[str, str]:
     """Return where a plug-in comes from, and in one line what it does, or why it cannot be used."""
-    entries = registry._by_name().get(name, [])
-    if entries:
-        found = entries[0].dist
-        origin = f"{entries[0].value}, {found.name} {found.version}" if found else entries[0].value
-    else:
-        origin = f"{registry._registered[name][0][0]}, in the lbkit command only"
+    origins = registry.origins(name)
+    where = " and ".join(
+        f"{origin}, {brought or 'in the lbkit command only'}" for origin, brought in origins.items()
+    )
     try:
         registry.get(name)
     except PluginError as error:
-        return origin, str(error)
-    plugin = entries[0].load() if entries else lbkit.cli.hosts.resolve
-    return origin, (inspect.getdoc(plugin) or "").partition("\n")[0].replace("``", "")
+        return where, str(error)
+    plugin = resolve_name(str(next(iter(origins))))
+    return where, (inspect.getdoc(plugin) or "").partition("\n")[0].replace("``", "")
 
 
 @click.command

@@ -227,8 +227,7 @@ def test_services_work_together(engine: Engine) -> None:
 
     newcomer = engine.start("backend")
     newcomer.wait_until_healthy()
-    three = client.read_until(rf" 0 failed  3 backends: {shares}  {shares}  {shares}\n$").group()
-    assert newcomer.name in three
+    assert newcomer.name in client.read_until(r" 0 failed  3 backends: .*").group()
 
     assert client.stop() == 0
     assert [backend.stop() for backend in list(backends)] == [0, 0, 0]

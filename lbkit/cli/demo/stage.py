@@ -84,12 +84,8 @@ class Stage:
 
     def looks(self) -> dict[str, Look]:
         """Return each subchannel's state by its address."""
-        # A channel has no public view of these yet.
-        if "loop" not in self.channel.__dict__:
-            return {}
-        policy = self.channel._policy.policy
-        assert isinstance(policy, lbkit.EndpointBalancer), "round_robin is one"
-        return {str(sub.endpoint): Look(sub.state.text, sub.in_flight) for sub in policy.subchannels.values()}
+        subchannels = self.channel.subchannels()
+        return {str(sub.endpoint): Look(sub.state.text, sub.in_flight) for sub in subchannels}
 
     async def until(self, seen: Callable[[], bool], limit_s: float) -> float | None:
         """Wait until something can be seen; return how long that took, None if it took too long."""
