@@ -68,7 +68,9 @@ class Dispatcher:
         except WireFault as fault:
             call.refuse(Status(fault.code, fault.details))
             return
-        except Exception as error:  # whatever a generic handler raises: its mistake ends this call, nothing else
+        except (
+            Exception
+        ) as error:  # whatever a generic handler raises: its mistake ends this call, nothing else
             _log.exception("a generic handler raised")
             text = f"a generic handler raised {type(error).__name__}; see the server's log"
             call.refuse(Status(StatusCode.UNKNOWN, text))

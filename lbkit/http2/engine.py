@@ -50,11 +50,11 @@ class NativeEngine(Outbound):
     """
 
     def __init__(
-        self, *, client: bool, sink: ConnectionSink, config: EngineConfig, scratch: bytearray
+        self, *, client: bool, sink: ConnectionSink, config: EngineConfig, scratch: memoryview
     ) -> None:
         super().__init__(client=client, config=config)
         self._sink = sink
-        self._scratch = memoryview(scratch)
+        self._scratch = scratch
         self._decoder = Decoder(soft_limit=config.max_header_list)
         self._rest = b""  # an unfinished frame
         self._opened = False  # the preface (server) and the peer's first SETTINGS have come

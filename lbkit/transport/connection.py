@@ -20,14 +20,14 @@ _EARLY_FRAMES = 20  # ten unary calls
 
 _SCRATCH_BYTES = 256 * 1024  # what asyncio itself would read at once
 
-_scratches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, bytearray] = weakref.WeakKeyDictionary()
+_scratches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = weakref.WeakKeyDictionary()
 
 
-def _scratch_of(loop: asyncio.AbstractEventLoop) -> bytearray:
+def _scratch_of(loop: asyncio.AbstractEventLoop) -> memoryview:
     """Return the receive buffer that all connections of a loop share: its reads never interleave."""
     scratch = _scratches.get(loop)
     if scratch is None:
-        scratch = _scratches[loop] = bytearray(_SCRATCH_BYTES)
+        scratch = _scratches[loop] = memoryview(bytearray(_SCRATCH_BYTES))
     return scratch
 
 

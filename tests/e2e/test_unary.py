@@ -353,10 +353,10 @@ async def test_unknown_method_is_unimplemented_with_the_nearest_one() -> None:
     async with serving() as backend, channel_to(backend) as channel:
         error = await failure(channel.unary_unary("/lbkit.tests.Kinds/UnaryUnry")(b""))
         assert error.code() is StatusCode.UNIMPLEMENTED
-        assert "did you mean '/lbkit.tests.Kinds/UnaryUnary'?" in error.details()
+        assert "Did you mean '/lbkit.tests.Kinds/UnaryUnary'?" in error.details()
         error = await failure(channel.unary_unary("/other.Service/Method")(b""))
         assert error.code() is StatusCode.UNIMPLEMENTED
-        assert "did you mean" not in error.details()
+        assert "Did you mean" not in error.details()
 
 
 @pytest.mark.parametrize("path", ["", "/", "no-slash", "/a", "//", "/a/b/c", "/ü/x"])

@@ -124,7 +124,7 @@ class End:
         self.opened: dict[int, Stream] = {}  # every stream there ever was
         self.faults: list[ConnectionFault] = []
         self.engine = NativeEngine(
-            client=client, sink=self, config=config or EngineConfig(), scratch=bytearray(SCRATCH_BYTES)
+            client=client, sink=self, config=config or EngineConfig(), scratch=memoryview(bytearray(SCRATCH_BYTES))
         )
         self.engine.start()
 
