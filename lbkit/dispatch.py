@@ -68,9 +68,7 @@ class Dispatcher:
         except WireFault as fault:
             call.refuse(Status(fault.code, fault.details))
             return
-        except (
-            Exception
-        ) as error:  # whatever a generic handler raises: its mistake ends this call, nothing else
+        except Exception as error:  # a generic handler's mistake ends this call, nothing else
             _log.exception("a generic handler raised")
             text = f"a generic handler raised {type(error).__name__}; see the server's log"
             call.refuse(Status(StatusCode.UNKNOWN, text))
@@ -241,9 +239,8 @@ class ServerCall(ServicerContext):
 
     def set_trailing_metadata(self, trailing_metadata: MetadataLike) -> None:
         """Set what goes with the status."""
-        encode_metadata(
-            trailing_metadata
-        )  # refuse here, where the mistake is, and not when the status is sent
+        # Refuse what must not be sent here, where the mistake is, and not when the status is sent.
+        encode_metadata(trailing_metadata)
         self._trailing = Metadata(pairs(trailing_metadata))
 
     def set_code(self, code: object) -> None:

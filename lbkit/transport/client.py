@@ -108,9 +108,7 @@ async def open_connection(
         ConnectError: refused, unreachable, too slow, or not HTTP/2; the text says which.
     """
     loop = asyncio.get_running_loop()
-    made: list[
-        ClientConnection
-    ] = []  # only once there is a socket: most attempts of a bad day fail before that
+    made: list[ClientConnection] = []  # only once there is a socket: on a bad day most attempts fail before
 
     def make() -> ClientConnection:
         made.append(ClientConnection(loop, owner, config))

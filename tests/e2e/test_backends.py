@@ -19,6 +19,8 @@ import pytest
 import lbkit
 from lbkit import StatusCode
 from tests.support.servers import (
+    all_serving,
+    all_connected,
     PATIENCE_S,
     QUICK,
     Backend,
@@ -80,15 +82,9 @@ def closed_port() -> int:
 
 async def test_round_robin_gives_equal_shares() -> None:
     async with fleet(3) as backends, channel_to(*backends) as channel:
-        await channel.ready(PATIENCE_S)
-        await until(lambda: len(connected(channel)) == 3)
+        await all_serving(channel, 3)
         counts = await shares(unary(channel), 30)
         assert counts == {backend.name: 10 for backend in backends}
-
-
-def connected(channel: lbkit.Channel) -> list[lbkit.Subchannel]:
-    """The subchannels of a channel that are READY."""
-    return [each for each in channel.subchannels() if each.state is lbkit.ConnectivityState.READY]
 
 
 async def test_pick_first_stays_with_one_backend() -> None:
@@ -117,9 +113,7 @@ async def test_dead_backend_among_good_ones_fails_nothing() -> None:
 async def test_policy_may_be_a_function() -> None:
     lbkit.balancer("tests_last")(lambda ready, call: ready[-1])
     async with fleet(2) as backends, channel_to(*backends, balancer="tests_last") as channel:
-        await channel.ready(PATIENCE_S)
-        await until(lambda: len(connected(channel)) == 2)
-        await asyncio.sleep(0)
+        await all_connected(channel, 2)
         assert await shares(unary(channel), 6) == {"backend 1": 6}
 
 
@@ -290,8 +284,7 @@ async def test_others_serve_on_when_one_is_killed() -> None:
     async with fleet(2) as backends:
         with child_process() as (port, pid):
             async with channel_to(port, *backends) as channel:
-                await channel.ready(PATIENCE_S)
-                await until(lambda: len(connected(channel)) == 3)
+                await all_serving(channel, 3)
                 counts = await shares(unary(channel), 9)
                 assert counts == {"the child": 3, "backend 0": 3, "backend 1": 3}
                 stuck = [unary(channel)(Item(text="stay")) for _ in range(3)]

@@ -118,6 +118,24 @@ async def calling(
         yield unary(connected)
 
 
+async def all_connected(channel: lbkit.Channel, count: int) -> None:
+    """Wait until so many backends are READY and the policy has taken note of the last one."""
+    channel.get_state(try_to_connect=True)
+    await until(lambda: sum(each.state is lbkit.ConnectivityState.READY for each in channel.subchannels()) == count)
+    picker = channel.picker
+    with contextlib.suppress(TimeoutError):  # it may have been told already
+        async with asyncio.timeout(0.02):
+            while channel.picker is picker:  # noqa: ASYNC110 -- a new picker sets no event
+                await asyncio.sleep(0)
+
+
+async def all_serving(channel: lbkit.Channel, count: int) -> None:
+    """Make calls until so many backends answer in turn."""
+    async with asyncio.timeout(PATIENCE_S):
+        while len(await shares(unary(channel), count)) < count:
+            pass
+
+
 async def failure(call: Any) -> lbkit.RpcError:
     """Await a call that must fail, and return its error."""
     try:

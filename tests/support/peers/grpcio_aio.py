@@ -32,6 +32,7 @@ class Servicer(kinds_pb2_grpc.KindsServicer):
             code = next(code for code in grpc.StatusCode if code.value[0] == request.number)
             await context.abort(code, request.body.decode(), (("x-why", "because"), ("x-why-bin", b"\x00\xff")))
         elif request.text == "wait":
+            await context.send_initial_metadata((("x-waiting", "1"),))
             try:
                 await asyncio.get_running_loop().create_future()
             finally:
@@ -73,7 +74,7 @@ class Peer:
         size: int = 0,
         metadata: list[list[Any]] | None = None,
         timeout: float | None = None,
-        cancel_after: float | None = None,
+        cancel: bool = False,
         unknown: bool = False,
     ) -> dict[str, Any]:
         """Make a call."""
@@ -87,8 +88,9 @@ class Peer:
             item = Item(text=text, number=number, body=bytes(size) or body.encode())
             call = method(item, metadata=unpack(metadata or []), timeout=timeout)
             answer = Item()
-            if cancel_after is not None:
-                loop.call_later(cancel_after, call.cancel)
+            if cancel:
+                await call.initial_metadata()
+                call.cancel()
             try:
                 answer = await call
             except grpc.aio.AioRpcError:

@@ -34,6 +34,7 @@ class Servicer(kinds_pb2_grpc.KindsServicer):
             context.set_trailing_metadata((("x-why", "because"), ("x-why-bin", b"\x00\xff")))
             context.abort(code, request.body.decode())
         elif request.text == "wait":
+            context.send_initial_metadata((("x-waiting", "1"),))
             over = threading.Event()
             if context.add_callback(over.set):
                 over.wait(PATIENCE_S)
@@ -74,7 +75,7 @@ class Peer:
         size: int = 0,
         metadata: list[list[Any]] | None = None,
         timeout: float | None = None,
-        cancel_after: float | None = None,
+        cancel: bool = False,
         unknown: bool = False,
     ) -> dict[str, Any]:
         """Make a call."""
@@ -86,8 +87,9 @@ class Peer:
             began = time.monotonic()
             item = Item(text=text, number=number, body=bytes(size) or body.encode())
             call = method.future(item, metadata=unpack(metadata or []), timeout=timeout)
-            if cancel_after is not None:
-                threading.Timer(cancel_after, call.cancel).start()
+            if cancel:
+                call.initial_metadata()
+                call.cancel()
             answer = Item()
             try:
                 answer = call.result(PATIENCE_S)

@@ -38,6 +38,7 @@ class Kinds:
             )
             return
         if request.text == "wait":
+            await stream.send_initial_metadata()
             try:
                 await asyncio.get_running_loop().create_future()
             finally:
@@ -83,7 +84,7 @@ class Peer:
         size: int = 0,
         metadata: list[list[Any]] | None = None,
         timeout: float | None = None,
-        cancel_after: float | None = None,
+        cancel: bool = False,
         unknown: bool = False,
     ) -> dict[str, Any]:
         """Make a call."""
@@ -104,21 +105,27 @@ class Peer:
             item = Item(text=text, number=number, body=bytes(size) or body.encode())
             code, details, answer = Status.OK, "", Item()
             try:
-                async with asyncio.timeout(cancel_after):
-                    answer = await method(item, timeout=timeout, metadata=unpack(metadata or []))
+                async with method.open(timeout=timeout, metadata=unpack(metadata or [])) as stream:
+                    await stream.send_message(item, end=True)
+                    if cancel:
+                        await stream.recv_initial_metadata()
+                        await stream.cancel()
+                        code = Status.CANCELLED
+                    else:
+                        answer = await stream.recv_message()
+                        await stream.recv_trailing_metadata()
             except GRPCError as error:
                 code, details = error.status, error.message or ""
             except TimeoutError:
-                # grpclib raises the same for its own deadline
-                code = Status.CANCELLED if cancel_after is not None else Status.DEADLINE_EXCEEDED
+                code = Status.DEADLINE_EXCEEDED
             elapsed = loop.time() - began
         return {
             "code": code.name,
             "details": details,
             **seen,
-            "text": answer.text,
-            "number": answer.number,
-            "size": len(answer.body),
+            "text": answer.text if answer else "",
+            "number": answer.number if answer else 0,
+            "size": len(answer.body) if answer else 0,
             "elapsed": elapsed,
         }
 
