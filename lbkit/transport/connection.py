@@ -47,6 +47,8 @@ class Connection(asyncio.BufferedProtocol):
         # An attribute and not a method that passes it on: it saves a call for every read.
         self.get_buffer = self.engine.get_buffer  # type: ignore[method-assign,assignment]
         self._transport: asyncio.Transport | None = None
+        # With no other call on the connection there is nothing to collect: waiting would cost a turn of the loop.
+        self._alone = 1 if client else 0
         self._flush_due = False
         self._paused = False
         self.end_reason = ""
@@ -94,9 +96,13 @@ class Connection(asyncio.BufferedProtocol):
     # for the layers above
 
     def kick(self) -> None:
-        """Have what was queued written: now if it is much, else at the end of the loop's turn."""
+        """Have what was queued written: now if it is much or of the only call, else at the end of the turn."""
         engine = self.engine
-        if engine.queued_bytes >= _EARLY_BYTES or engine.queued_frames >= _EARLY_FRAMES:
+        if (
+            engine.queued_bytes >= _EARLY_BYTES
+            or engine.queued_frames >= _EARLY_FRAMES
+            or len(engine.streams) <= self._alone
+        ):
             self._flush()
         elif not self._flush_due:
             self._flush_due = True

@@ -60,6 +60,7 @@ class Servicer(kinds_pb2_grpc.KindsServicer):
 
     def __init__(self, name: str = "") -> None:
         self.name = name
+        self.started = asyncio.Event()
         self.ended = asyncio.Event()
 
     async def UnaryUnary(self, request: Any, context: Any) -> Any:
@@ -71,7 +72,7 @@ class Servicer(kinds_pb2_grpc.KindsServicer):
             why = (("x-why", "because"), ("x-why-bin", b"\x00\xff"))
             await context.abort(StatusCode.of(request.number), request.body.decode(), why)
         elif request.text == "wait":
-            await context.send_initial_metadata((("x-waiting", "1"),))
+            self.started.set()
             try:
                 await asyncio.get_running_loop().create_future()
             finally:
@@ -190,8 +191,11 @@ async def test_our_handler_ends_at_their_deadline(ours: Ours, other: PeerProcess
 
 
 async def test_our_handler_ends_when_they_cancel(ours: Ours, other: PeerProcess) -> None:
-    answer = await other.ask("call", port=ours.port, text="wait", cancel=True)
-    assert answer["code"] == "CANCELLED"
+    for patience in (0.1, 1.0, 5.0):  # they cannot know when our handler has begun
+        answer = await other.ask("call", port=ours.port, text="wait", cancel_after=patience)
+        assert answer["code"] == "CANCELLED"
+        if ours.servicer.started.is_set():
+            break
     async with asyncio.timeout(PATIENCE_S):
         await ours.servicer.ended.wait()
 

@@ -74,7 +74,7 @@ class Peer:
         size: int = 0,
         metadata: list[list[Any]] | None = None,
         timeout: float | None = None,
-        cancel: bool = False,
+        cancel_after: float | None = None,
         unknown: bool = False,
     ) -> dict[str, Any]:
         """Make a call."""
@@ -88,9 +88,8 @@ class Peer:
             item = Item(text=text, number=number, body=bytes(size) or body.encode())
             call = method(item, metadata=unpack(metadata or []), timeout=timeout)
             answer = Item()
-            if cancel:
-                await call.initial_metadata()
-                call.cancel()
+            if cancel_after is not None:  # grpcio tells nothing of a unary call before its end
+                loop.call_later(cancel_after, call.cancel)
             try:
                 answer = await call
             except grpc.aio.AioRpcError:

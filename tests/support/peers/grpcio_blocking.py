@@ -75,7 +75,7 @@ class Peer:
         size: int = 0,
         metadata: list[list[Any]] | None = None,
         timeout: float | None = None,
-        cancel: bool = False,
+        cancel_after: float | None = None,
         unknown: bool = False,
     ) -> dict[str, Any]:
         """Make a call."""
@@ -87,9 +87,8 @@ class Peer:
             began = time.monotonic()
             item = Item(text=text, number=number, body=bytes(size) or body.encode())
             call = method.future(item, metadata=unpack(metadata or []), timeout=timeout)
-            if cancel:
-                call.initial_metadata()
-                call.cancel()
+            if cancel_after is not None:
+                threading.Timer(cancel_after, call.cancel).start()
             answer = Item()
             try:
                 answer = call.result(PATIENCE_S)

@@ -84,7 +84,7 @@ class Peer:
         size: int = 0,
         metadata: list[list[Any]] | None = None,
         timeout: float | None = None,
-        cancel: bool = False,
+        cancel_after: float | None = None,
         unknown: bool = False,
     ) -> dict[str, Any]:
         """Make a call."""
@@ -105,27 +105,20 @@ class Peer:
             item = Item(text=text, number=number, body=bytes(size) or body.encode())
             code, details, answer = Status.OK, "", Item()
             try:
-                async with method.open(timeout=timeout, metadata=unpack(metadata or [])) as stream:
-                    await stream.send_message(item, end=True)
-                    if cancel:
-                        await stream.recv_initial_metadata()
-                        await stream.cancel()
-                        code = Status.CANCELLED
-                    else:
-                        answer = await stream.recv_message()
-                        await stream.recv_trailing_metadata()
+                async with asyncio.timeout(cancel_after):
+                    answer = await method(item, timeout=timeout, metadata=unpack(metadata or []))
             except GRPCError as error:
                 code, details = error.status, error.message or ""
-            except TimeoutError:
-                code = Status.DEADLINE_EXCEEDED
+            except TimeoutError:  # ours, or what grpclib makes of its deadline
+                code = Status.CANCELLED if cancel_after is not None else Status.DEADLINE_EXCEEDED
             elapsed = loop.time() - began
         return {
             "code": code.name,
             "details": details,
             **seen,
-            "text": answer.text if answer else "",
-            "number": answer.number if answer else 0,
-            "size": len(answer.body) if answer else 0,
+            "text": answer.text,
+            "number": answer.number,
+            "size": len(answer.body),
             "elapsed": elapsed,
         }
 
