@@ -77,6 +77,8 @@ class PolicyHost(Controller):
 
     def update(self, resolution: Resolution) -> Verdict:
         """Deliver a resolver's answer, after all older news, and return the policy's verdict."""
+        if self._closed:
+            return Verdict(accepted=False, reason="the channel was closed")
         if self._delivering:  # a policy's own call led here; it gets the answer when it has returned
             self._enqueue(lambda: self.policy.update(resolution))
             return ACCEPTED
@@ -94,7 +96,7 @@ class PolicyHost(Controller):
         if state is ConnectivityState.SHUTDOWN:
             self.subchannels.pop(subchannel, None)
         else:
-            self._enqueue(lambda: self.policy.subchannel_changed(subchannel, state))
+            self._enqueue(lambda: self._pass_on(subchannel, state))
 
     def wake(self) -> None:
         """Have the policy leave IDLE."""
@@ -130,13 +132,17 @@ class PolicyHost(Controller):
         self._again = True
         self._wake_later()
 
+    def _pass_on(self, subchannel: Subchannel, state: ConnectivityState) -> None:
+        if subchannel in self.subchannels:  # else older news made the policy shut it down
+            self.policy.subchannel_changed(subchannel, state)
+
     def _enqueue(self, news: Callable[[], object]) -> None:
         if not self._closed:
             self._news.append(news)
             self._wake_later()
 
     def _wake_later(self) -> None:
-        if self._due or self._closed:
+        if self._due or self._closed or self._delivering:  # who delivers, looks afterwards what is left
             return
         self._due = True
         if self._rest_until > self.clock.time():
@@ -149,8 +155,8 @@ class PolicyHost(Controller):
         self._due = False
         if self._closed:
             return
-        self._deliver(_NEWS_PER_TURN)
         self._again = False
+        self._deliver(_NEWS_PER_TURN)
         began = self.clock.time()
         self._tell(self.policy.settle)
         took = self.clock.time() - began

@@ -22,14 +22,15 @@ class Metadata(tuple[Pair, ...]):
     __slots__ = ()
 
     @overload
-    def __getitem__(  # pyright: ignore[reportIncompatibleMethodOverride]  # takes what a tuple takes, and a str
-        self, key: str
-    ) -> Value: ...
+    def __getitem__(self, key: str) -> Value: ...
     @overload
     def __getitem__(self, key: SupportsIndex) -> Pair: ...
     @overload
     def __getitem__(self, key: slice) -> tuple[Pair, ...]: ...
-    def __getitem__(self, key: str | SupportsIndex | slice) -> Value | Pair | tuple[Pair, ...]:
+    # It takes what a tuple takes, and text; pyright would have the overloads of tuple and no more.
+    def __getitem__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, key: str | SupportsIndex | slice
+    ) -> Value | Pair | tuple[Pair, ...]:
         """Return the first value of a key, or the pair at an index.
 
         Raises:

@@ -104,8 +104,10 @@ class Registry(Generic[T]):
         found = {origin: "" for origin, _ in self._registered.get(name, ())}
         for entry in self._by_name().get(name, ()):
             origin = Origin(entry.module, entry.attr)
-            if found and origin not in found and (defined := _defined_at(entry)) in found:
-                origin = defined  # the entry point names a re-export
+            if found and origin not in found:
+                defined = _defined_at(entry)
+                if defined is not None and defined in found:  # the entry point names a re-export
+                    origin = defined
             found[origin] = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
         return found
 

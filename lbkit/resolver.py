@@ -121,7 +121,8 @@ class Sink(ABC):
         """Sleep until the channel wants a new answer, or until one is due.
 
         Returns when re-resolution was asked for (a connection broke or failed), though not earlier than
-        ``minimum`` seconds after the last ``update``; and, if ``refresh`` is given, after that many seconds.
+        ``minimum`` seconds after the last ``update`` or ``fail``; and, if ``refresh`` is given, that many seconds
+        after it unasked.
         """
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lbkit.backoff import Backoff, BackoffPolicy
 from lbkit.clock import Clock
+from lbkit.errors import ResolverError
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
 from lbkit.resolver import Resolver, Sink
 
@@ -47,7 +48,7 @@ class ResolverHost(Sink):
         self._report = fail
         self._backoff = Backoff(BackoffPolicy(), random)
         self._wanted = asyncio.Event()
-        self._updated_at = float("-inf")
+        self._heard_at = float("-inf")  # when it last gave an answer, or said that there is none
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -66,46 +67,58 @@ class ResolverHost(Sink):
 
     def update(self, resolution: Resolution) -> Verdict:
         """Number the answer and hand it to the policy; an equal one goes no further."""
-        self._updated_at = self.clock.time()
+        self._heard_at = self.clock.time()
         latest = self.latest
-        if resolution == latest:
-            return self._verdict
         if resolution.service_config is not None:
             return Verdict(accepted=False, reason="service configs are not supported yet")
-        self.latest = resolution.numbered(latest.generation + 1 if latest else 1)
-        self._verdict = self._deliver(self.latest)
+        if resolution != latest:
+            self.latest = resolution.numbered(latest.generation + 1 if latest else 1)
+            self._verdict = self._deliver(self.latest)
         if self._verdict.accepted:
             self._backoff.reset()
         return self._verdict
 
     def fail(self, error: Exception) -> None:
         """Keep the last good answer; without one, let calls fail with the error."""
-        _log.warning("resolver of %s: %s", self._resolver.target, error)
-        if self.latest is None:
-            self._report(error)
+        self._heard_at = self.clock.time()
+        self._failed(error)
 
     async def wanted(self, minimum: float = 30.0, refresh: float | None = None) -> None:
         """Sleep until an answer is wanted and allowed, or due."""
-        due = self._updated_at + refresh if refresh is not None else None
+        due = self._heard_at + refresh if refresh is not None else None
         try:
             async with asyncio.timeout(None if due is None else max(0.0, due - self.clock.time())):
                 await self._wanted.wait()
         except TimeoutError:
-            return
-        finally:
-            self._wanted.clear()
-        pause = self._updated_at + minimum - self.clock.time()
-        if due is not None:
-            pause = min(pause, due - self.clock.time())
-        if pause > 0:
-            await asyncio.sleep(pause)
+            pass
+        else:
+            pause = self._heard_at + minimum - self.clock.time()
+            if due is not None:
+                pause = min(pause, due - self.clock.time())
+            if pause > 0:
+                await asyncio.sleep(pause)
+        self._wanted.clear()  # only now: this grants what was asked meanwhile too, and a cancellation loses nothing
+
+    def _failed(self, error: Exception) -> None:
+        _log.warning("resolver of %s: %s", self._resolver.target, error)
+        if self.latest is None:
+            self._report(error)
 
     async def _run(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         while True:
             try:
                 await self._resolver.run(self)
+            except asyncio.CancelledError:
+                if task.cancelling():
+                    raise
+                self._failed(ResolverError("something that it waited for was cancelled"))
             except Exception as error:  # a stranger's code: whatever it raises is "report, back off, again"
-                self.fail(error)
+                if task.cancelling():
+                    _log.warning("resolver of %s: when cancelled: %s", self._resolver.target, error)
+                    return
+                self._failed(error)
             else:
                 return
             await asyncio.sleep(self._backoff.next_delay())

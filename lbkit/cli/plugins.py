@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-import lbkit.cli.hosts  # noqa: F401  # registers itself
+import lbkit.cli.hosts  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers itself
 from lbkit.balancer import registry as balancers
 from lbkit.errors import PluginError
 from lbkit.plugins import Registry

@@ -293,7 +293,9 @@ class NativeEngine(Outbound):
         if self.client or not stream_id & 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id} (RFC 9113 5.1.1)")
         self._peer_last_id = stream_id
-        if len(self.streams) >= self.config.max_concurrent_streams:  # RFC 9113 5.1.2
+        if stream_id > self._served_up_to:  # it crossed our GOAWAY; its peer tries it elsewhere (RFC 9113 6.8)
+            self._queue_reset(stream_id, ErrorCode.REFUSED_STREAM)
+        elif len(self.streams) >= self.config.max_concurrent_streams:  # RFC 9113 5.1.2
             self._queue_reset(stream_id, ErrorCode.REFUSED_STREAM)
         elif too_large:
             self._queue_reset(stream_id, ErrorCode.ENHANCE_YOUR_CALM)

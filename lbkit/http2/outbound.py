@@ -45,6 +45,7 @@ class Outbound:
         self._peer_stream_window = frames.DEFAULT_WINDOW
         self._peer_frame_size = frames.DEFAULT_FRAME_SIZE
         self._peer_last_id = 0  # the highest stream the peer opened
+        self._served_up_to = frames.MAX_STREAM_ID  # our last GOAWAY: the peer may try again what is above it
         self._blocked: deque[Stream] = deque()  # streams with pending data, served in turn
 
     @property
@@ -151,8 +152,9 @@ class Outbound:
         self._queue(frames.frame(frames.PING, 0, 0, payload))
 
     def goaway(self, last_stream_id: int | None, code: int, debug: bytes = b"") -> None:
-        """Queue GOAWAY; None stands for the last stream that the peer opened (RFC 9113 6.8)."""
+        """Queue GOAWAY; None stands for the last stream that the peer opened. It never rises (RFC 9113 6.8)."""
         last = self._peer_last_id if last_stream_id is None else last_stream_id
+        last = self._served_up_to = min(last, self._served_up_to)
         self._queue(frames.frame(frames.GOAWAY, 0, 0, pack_u32(last) + pack_u32(code) + debug))
 
     def _queue(self, data: bytes) -> None:

@@ -19,12 +19,12 @@ import pytest
 import lbkit
 from lbkit import StatusCode
 from tests.support.servers import (
-    all_serving,
-    all_connected,
     PATIENCE_S,
     QUICK,
     Backend,
     Item,
+    all_connected,
+    all_serving,
     calling,
     channel_to,
     failure,
@@ -59,8 +59,13 @@ asyncio.run(main())
 def child_process() -> Generator[tuple[int, int], None, None]:
     """A server in a process of its own; give its port and pid."""
     root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root, root / "resolvers", root / "balancers")))}
-    with subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, env=environment, cwd=root) as child:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (root, root / "resolvers", root / "balancers"))),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD], stdout=subprocess.PIPE, env=environment, cwd=root
+    ) as child:
         assert child.stdout is not None
         try:
             yield int(child.stdout.readline()), child.pid
@@ -370,7 +375,11 @@ async def test_peer_that_is_no_grpc_server_is_described(said: bytes) -> None:
     async with listening(serve) as port, channel_to(port, connect_timeout=0.1) as channel:
         error = await failure(unary(channel)(Item()))
         assert error.code() is StatusCode.UNAVAILABLE
-        expected = "does not speak HTTP/2; it began with b'HTTP/1.1 400" if said else "got no HTTP/2 SETTINGS within 0.1 s"
+        expected = (
+            "does not speak HTTP/2; it began with b'HTTP/1.1 400"
+            if said
+            else "got no HTTP/2 SETTINGS within 0.1 s"
+        )
         assert expected in error.details()
 
 
@@ -435,19 +444,18 @@ async def test_graceful_stop_under_load_fails_no_call() -> None:
 
 async def test_rolling_restart_under_load_fails_no_call() -> None:
     async with fleet(2) as backends, channel_to(*backends) as channel:
+        replaced: list[Backend] = []
         async with load(channel) as counts:
             for number in (0, 1):
                 await until(lambda: counts["backend 0"] > 20 and counts["backend 1"] > 20)
                 old = backends[number]
                 await old.server.stop(grace=PATIENCE_S)
                 new = await Backend(naming(f"new {number}")).start(old.address)
-                backends[number] = new
                 await until(lambda name=f"new {number}": counts[name] > 20)  # type: ignore[misc]
-                if number == 0:
-                    first_new = new
-            await first_new.server.stop(grace=PATIENCE_S)
+                replaced.append(new)
+            await replaced[0].server.stop(grace=PATIENCE_S)
         assert failed(counts) == []
-        await backends[1].server.stop(None)
+        await replaced[1].server.stop(None)
 
 
 async def test_running_call_finishes_during_a_graceful_stop() -> None:

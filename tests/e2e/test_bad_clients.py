@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -190,7 +191,9 @@ async def test_streams_above_the_limit_are_refused_and_the_rest_served() -> None
 
     async with serving(behaviour, max_concurrent_streams=3) as backend, raw_client(backend.port) as client:
         for stream_id in (1, 3, 5, 7, 9):
-            client.writer.write(client.headers(stream_id, request_fields()) + data_frame(stream_id, GOOD, end=True))
+            client.writer.write(
+                client.headers(stream_id, request_fields()) + data_frame(stream_id, GOOD, end=True)
+            )
         for stream_id in (7, 9):
             assert (await answer(client, stream_id))[b"reset"] == b"REFUSED_STREAM"
         go_on.set()
@@ -223,19 +226,25 @@ async def test_goaway_of_a_client_lets_its_calls_finish() -> None:
         return request
 
     async with serving(behaviour) as backend, raw_client(backend.port) as client:
-        client.writer.write(client.headers(1, request_fields()) + data_frame(1, GOOD, end=True) + goaway_frame(0))
+        client.writer.write(
+            client.headers(1, request_fields()) + data_frame(1, GOOD, end=True) + goaway_frame(0)
+        )
         await until(lambda: backend.calls)
         go_on.set()
         assert (await answer(client, 1))[b"grpc-status"] == b"0"
-        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            async with asyncio.timeout(PATIENCE_S):
-                while True:
-                    await client.next_frame()
+        async with asyncio.timeout(PATIENCE_S):
+            with contextlib.suppress(ConnectionResetError):  # as good an end as any
+                assert await client.reader.read() == b""
 
 
 @pytest.mark.parametrize(
     "said",
-    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", bytes(range(24)), b"\x16\x03\x01\x02\x00", b"PRI * HTTP/2.0\r\n\r\nXX"],
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        bytes(range(24)),
+        b"\x16\x03\x01\x02\x00",
+        b"PRI * HTTP/2.0\r\n\r\nXX",
+    ],
     ids=["HTTP/1", "random", "TLS", "wrong preface"],
 )
 async def test_stranger_is_hung_up_on_and_others_are_served(said: bytes) -> None:
@@ -261,7 +270,11 @@ async def test_fault_of_a_connection_is_told_and_cancels_its_handlers_only() -> 
                 ended.set()
         return request
 
-    async with serving(behaviour) as backend, channel_to(backend) as channel, raw_client(backend.port) as client:
+    async with (
+        serving(behaviour) as backend,
+        channel_to(backend) as channel,
+        raw_client(backend.port) as client,
+    ):
         client.writer.write(client.headers(1, request_fields()) + data_frame(1, GOOD, end=True))
         await until(lambda: backend.calls)
         client.writer.write(frame(frames.PING, 0, 0, b"short"))

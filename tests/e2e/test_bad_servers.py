@@ -38,7 +38,11 @@ Say = Callable[[RawPeer, int], bytes]
 
 def good(peer: RawPeer, stream_id: int) -> bytes:
     """What a good server says."""
-    return peer.headers(stream_id, RESPONSE) + data_frame(stream_id, GOOD) + peer.headers(stream_id, TRAILERS, end=True)
+    return (
+        peer.headers(stream_id, RESPONSE)
+        + data_frame(stream_id, GOOD)
+        + peer.headers(stream_id, TRAILERS, end=True)
+    )
 
 
 def only(*fields: tuple[bytes, bytes]) -> Say:
@@ -49,13 +53,20 @@ def only(*fields: tuple[bytes, bytes]) -> Say:
 def trailers(*fields: tuple[bytes, bytes], body: bytes = GOOD) -> Say:
     """A good answer with other trailers."""
     return lambda peer, stream_id: (
-        peer.headers(stream_id, RESPONSE) + data_frame(stream_id, body) + peer.headers(stream_id, fields, end=True)
+        peer.headers(stream_id, RESPONSE)
+        + data_frame(stream_id, body)
+        + peer.headers(stream_id, fields, end=True)
     )
 
 
 def status(http: int, *more: tuple[bytes, bytes]) -> Say:
     """An answer of an HTTP proxy, say."""
     return only((b":status", b"%d" % http), (b"content-type", b"text/html"), *more)
+
+
+def resetting(error: ErrorCode) -> Say:
+    """An answer that is none."""
+    return lambda peer, stream_id: reset_frame(stream_id, error)
 
 
 def twice(peer: RawPeer, stream_id: int) -> bytes:
@@ -82,24 +93,47 @@ def pseudo_in_trailers(peer: RawPeer, stream_id: int) -> bytes:
 ANSWERS: dict[str, tuple[Say, StatusCode, str]] = {
     "trailers without grpc-status": (trailers((b"x-a", b"1")), StatusCode.UNKNOWN, "without a grpc-status"),
     "end on DATA": (ends_with_data, StatusCode.INTERNAL, "without trailers"),
-    "grpc-status abc": (trailers((b"grpc-status", b"abc")), StatusCode.UNKNOWN, "malformed grpc-status b'abc'"),
+    "grpc-status abc": (
+        trailers((b"grpc-status", b"abc")),
+        StatusCode.UNKNOWN,
+        "malformed grpc-status b'abc'",
+    ),
     "grpc-status -1": (trailers((b"grpc-status", b"-1")), StatusCode.UNKNOWN, "malformed grpc-status b'-1'"),
     "grpc-status 99": (trailers((b"grpc-status", b"99")), StatusCode.UNKNOWN, "99"),
     "OK without a message": (only(*RESPONSE, *TRAILERS), StatusCode.INTERNAL, "no message"),
-    "OK with half a message": (trailers(*TRAILERS, body=GOOD[:-1]), StatusCode.INTERNAL, "middle of a message"),
+    "OK with half a message": (
+        trailers(*TRAILERS, body=GOOD[:-1]),
+        StatusCode.INTERNAL,
+        "middle of a message",
+    ),
     "OK with half a prefix": (trailers(*TRAILERS, body=GOOD[:3]), StatusCode.INTERNAL, "middle of a message"),
     "message flag 2": (trailers(*TRAILERS, body=b"\x02" + GOOD[1:]), StatusCode.INTERNAL, "flag 2"),
-    "compressed without an encoding": (trailers(*TRAILERS, body=b"\x01" + GOOD[1:]), StatusCode.INTERNAL, "flag 1"),
+    "compressed without an encoding": (
+        trailers(*TRAILERS, body=b"\x01" + GOOD[1:]),
+        StatusCode.INTERNAL,
+        "flag 1",
+    ),
     "two messages": (twice, StatusCode.INTERNAL, "more than one message"),
-    "two messages at once": (trailers(*TRAILERS, body=GOOD * 2), StatusCode.INTERNAL, "more than one message"),
-    "a message of 4 GiB": (trailers(*TRAILERS, body=b"\0\xff\xff\xff\xff"), StatusCode.RESOURCE_EXHAUSTED, "4294967295"),
+    "two messages at once": (
+        trailers(*TRAILERS, body=GOOD * 2),
+        StatusCode.INTERNAL,
+        "more than one message",
+    ),
+    "a message of 4 GiB": (
+        trailers(*TRAILERS, body=b"\0\xff\xff\xff\xff"),
+        StatusCode.RESOURCE_EXHAUSTED,
+        "4294967295",
+    ),
     "bad base64 in trailers": (trailers(*TRAILERS, (b"x-bin", b"!")), StatusCode.INTERNAL, "x-bin"),
     "a web page": (html, StatusCode.UNKNOWN, "text/html"),
     "third header block": (third_block, StatusCode.INTERNAL, "HEADERS in mid-stream"),
     "pseudo-header in trailers": (pseudo_in_trailers, StatusCode.INTERNAL, "malformed trailers"),
     "malformed :status": (only((b":status", b"2x0")), StatusCode.INTERNAL, "malformed response"),
-    "huge trailers": (trailers(*TRAILERS, (b"x-big", b"v" * 14_000), (b"x-big2", b"v" * 1500), (b"x-b", b"v" * 1000)),
-                      StatusCode.RESOURCE_EXHAUSTED, "limit is"),  # fmt: skip
+    "huge trailers": (
+        trailers(*TRAILERS, (b"x-big", b"v" * 14_000), (b"x-big2", b"v" * 1500), (b"x-b", b"v" * 1000)),
+        StatusCode.RESOURCE_EXHAUSTED,
+        "limit is",
+    ),
     "503 with grpc-status": (status(503, (b"grpc-status", b"5")), StatusCode.NOT_FOUND, ""),
     **{
         f"HTTP {http}": (status(http), code, f"HTTP status {http}")
@@ -117,7 +151,11 @@ ANSWERS: dict[str, tuple[Say, StatusCode, str]] = {
         }.items()
     },
     **{
-        f"RST_STREAM {error.name}": (lambda peer, stream_id, error=error: reset_frame(stream_id, error), code, error.name)
+        f"RST_STREAM {error.name}": (
+            resetting(error),
+            code,
+            error.name,
+        )
         for error, code in {
             ErrorCode.NO_ERROR: StatusCode.INTERNAL,
             ErrorCode.PROTOCOL_ERROR: StatusCode.INTERNAL,
@@ -128,7 +166,7 @@ ANSWERS: dict[str, tuple[Say, StatusCode, str]] = {
             ErrorCode.INADEQUATE_SECURITY: StatusCode.PERMISSION_DENIED,
         }.items()
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -150,12 +188,18 @@ async def test_bad_answer_fails_its_call_and_no_other(name: str) -> None:
 
 BREAKS: dict[str, Callable[[RawPeer, int], bytes | None]] = {
     "hangs up": lambda peer, stream_id: None,
-    "PUSH_PROMISE": lambda peer, stream_id: frame(frames.PUSH_PROMISE, frames.END_HEADERS, stream_id, bytes(4)),
+    "PUSH_PROMISE": lambda peer, stream_id: frame(
+        frames.PUSH_PROMISE, frames.END_HEADERS, stream_id, bytes(4)
+    ),
     "DATA on an idle stream": lambda peer, stream_id: data_frame(99, b"x"),
-    "undecodable headers": lambda peer, stream_id: frame(frames.HEADERS, 5, stream_id, b"\xff\xff\xff\xff\xff\xff\xff"),
+    "undecodable headers": lambda peer, stream_id: frame(
+        frames.HEADERS, 5, stream_id, b"\xff\xff\xff\xff\xff\xff\xff"
+    ),
     "too long a frame": lambda peer, stream_id: b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",
     "window overflow": lambda peer, stream_id: window_update(0, frames.MAX_WINDOW),
-    "GOAWAY and hangs up": lambda peer, stream_id: goaway_frame(frames.MAX_STREAM_ID, 2, b"panic") + b"\xff" * 9,
+    "GOAWAY and hangs up": lambda peer, stream_id: (
+        goaway_frame(frames.MAX_STREAM_ID, 2, b"panic") + b"\xff" * 9
+    ),
 }
 
 
@@ -177,7 +221,9 @@ async def test_broken_connection_is_unavailable_and_made_anew(name: str) -> None
 
 
 def informational(peer: RawPeer, stream_id: int) -> bytes:
-    early = peer.headers(stream_id, ((b":status", b"100"),)) + peer.headers(stream_id, ((b":status", b"103"),))
+    early = peer.headers(stream_id, ((b":status", b"100"),)) + peer.headers(
+        stream_id, ((b":status", b"103"),)
+    )
     return early + good(peer, stream_id)
 
 
@@ -187,7 +233,11 @@ def bytewise(peer: RawPeer, stream_id: int) -> bytes:
 
 
 def noisy(peer: RawPeer, stream_id: int) -> bytes:
-    noise = frame(0xFA, 0, 0, b"?") + frame(frames.PRIORITY, 0, stream_id, bytes(5)) + frame(frames.PING, 0, 0, bytes(8))
+    noise = (
+        frame(0xFA, 0, 0, b"?")
+        + frame(frames.PRIORITY, 0, stream_id, bytes(5))
+        + frame(frames.PING, 0, 0, bytes(8))
+    )
     return noise + settings_frame() + window_update(0, 1) + good(peer, stream_id)
 
 

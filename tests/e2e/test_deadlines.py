@@ -231,10 +231,13 @@ async def fail_in_a_task_group(running: Any) -> None:
         await asyncio.sleep(0)
         raise ValueError("enough")
 
-    with pytest.raises(ExceptionGroup):
+    async def both() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(wait())
             group.create_task(fail())
+
+    with pytest.raises(ExceptionGroup):
+        await both()
 
 
 WAYS = [

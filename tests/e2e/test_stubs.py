@@ -18,7 +18,7 @@ from tests.support.protos import (
     kinds_pb2,
     kinds_pb2_grpc,
 )
-from tests.support.servers import PATIENCE_S, Item, channel_to, failure
+from tests.support.servers import PATIENCE_S, Item, channel_to, failure, raw
 
 
 class Greeter(helloworld_pb2_grpc.GreeterServicer):
@@ -75,7 +75,7 @@ async def test_streaming_methods_of_a_servicer_are_unimplemented_calls() -> None
     kinds_pb2_grpc.add_KindsServicer_to_server(Kinds(), server)
     async with running(server) as channel:
         for name in ("UnaryStream", "StreamUnary", "StreamStream"):
-            error = await failure(channel.unary_unary(f"/lbkit.tests.Kinds/{name}")(b""))
+            error = await failure(raw(channel, f"/lbkit.tests.Kinds/{name}")(b""))
             assert error.code() is StatusCode.UNIMPLEMENTED
             assert "streaming" in error.details()
 
@@ -127,11 +127,11 @@ async def test_generic_handler_serves_what_is_not_known_by_name() -> None:
     server = lbkit.Server()
     server.add_generic_rpc_handlers((handler,))
     async with running(server) as channel:
-        call = channel.unary_unary("/any.Service/Method")
+        call = raw(channel, "/any.Service/Method")
         assert await call(b"raw", metadata=[("x-a", "1")]) == b"RAW"
         assert handler.asked[0].method == "/any.Service/Method"
         assert ("x-a", "1") in handler.asked[0].invocation_metadata
-        error = await failure(channel.unary_unary("/other.Service/Method")(b""))
+        error = await failure(raw(channel, "/other.Service/Method")(b""))
         assert error.code() is StatusCode.UNIMPLEMENTED
 
 
@@ -141,7 +141,7 @@ async def test_generic_handler_that_is_a_plain_function_fails_its_calls_only() -
     server.add_generic_rpc_handlers((handler,))
     server.add(kinds_pb2, "Kinds", Kinds())
     async with running(server) as channel:
-        error = await failure(channel.unary_unary("/any.Service/Method")(b""))
+        error = await failure(raw(channel, "/any.Service/Method")(b""))
         assert error.code() is StatusCode.UNIMPLEMENTED
         assert "async def" in error.details()
         assert await channel.stub(kinds_pb2, "Kinds").UnaryUnary(Item(text="x")) == Item(text="x")
@@ -155,11 +155,11 @@ async def test_generic_handler_that_raises_fails_its_calls_only(caplog: pytest.L
     server = lbkit.Server()
     server.add_generic_rpc_handlers((Anything(behaviour),))
     async with running(server) as channel:
-        error = await failure(channel.unary_unary("/any.Service/Broken")(b""))
+        error = await failure(raw(channel, "/any.Service/Broken")(b""))
         assert error.code() is StatusCode.UNKNOWN
         assert "LookupError" in error.details()
         assert "is broken" not in error.details()
-        assert await channel.unary_unary("/any.Service/Method")(b"x") == b"x"
+        assert await raw(channel, "/any.Service/Method")(b"x") == b"x"
     assert any(record.exc_info for record in caplog.records)
 
 
@@ -231,5 +231,5 @@ async def test_paths_that_clients_make_up_are_not_all_remembered() -> None:
     server.add_generic_rpc_handlers((Anything(behaviour),))
     async with running(server) as channel:
         for number in range(1100):
-            assert await channel.unary_unary(f"/any.Service/Method{number}")(b"x") == b"x"
+            assert await raw(channel, f"/any.Service/Method{number}")(b"x") == b"x"
     assert len(server._handlers._of_generic) <= 1024

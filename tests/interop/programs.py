@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -86,7 +87,7 @@ class Load:
 
 
 def grpcio_aio() -> Any:
-    """grpc.aio."""
+    """The asyncio API of grpcio."""
     import grpc
     import grpc.aio
 
@@ -140,11 +141,10 @@ def grpcio_aio() -> Any:
         async def release(self) -> dict[str, Any]:
             self.kinds.go_on.set()
             await self.draining
+            self.kinds.go_on.clear()
             return {}
 
-        async def endings(
-            self, port: int, requests: list[Request], compress: bool = False
-        ) -> dict[str, Any]:
+        async def endings(self, port: int, requests: list[Request], compress: bool = False) -> dict[str, Any]:
             endings: list[Ending] = []
             compression = grpc.Compression.Gzip if compress else None
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=base.OPTIONS) as channel:
@@ -211,10 +211,11 @@ def grpcio_aio() -> Any:
 
 
 def grpcio_blocking() -> Any:
-    """grpc with threads."""
+    """The blocking API of grpcio."""
     import grpc
 
     from tests.support.peers import grpcio_blocking as base
+    from tests.support.peers.grpcio_aio import LARGE, OPTIONS
     from tests.support.protos import bench_pb2, bench_pb2_grpc, kinds_pb2_grpc
 
     class Bench(bench_pb2_grpc.BenchServicer):
@@ -246,7 +247,7 @@ def grpcio_blocking() -> Any:
         async def serve(self, limited: bool = False, compress: bool = False) -> dict[str, Any]:
             server = grpc.server(
                 ThreadPoolExecutor(2 * WORKERS),
-                options=base.OPTIONS if limited else base.LARGE,
+                options=OPTIONS if limited else LARGE,
                 compression=grpc.Compression.Gzip if compress else None,
             )
             kinds_pb2_grpc.add_KindsServicer_to_server(self.kinds, server)
@@ -267,14 +268,13 @@ def grpcio_blocking() -> Any:
         async def release(self) -> dict[str, Any]:
             self.kinds.go_on.set()
             assert self.draining.wait(PATIENCE_S)
+            self.kinds.go_on.clear()
             return {}
 
-        async def endings(
-            self, port: int, requests: list[Request], compress: bool = False
-        ) -> dict[str, Any]:
+        async def endings(self, port: int, requests: list[Request], compress: bool = False) -> dict[str, Any]:
             endings: list[Ending] = []
             compression = grpc.Compression.Gzip if compress else None
-            with grpc.insecure_channel(f"127.0.0.1:{port}", options=base.OPTIONS) as channel:
+            with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
                 method = kinds_pb2_grpc.KindsStub(channel).UnaryUnary
                 for each in requests:
                     timeout = each.get("timeout", PATIENCE_S)
@@ -287,18 +287,18 @@ def grpcio_blocking() -> Any:
             return {"endings": endings}
 
         async def bulk(self, port: int, count: int, size: int) -> dict[str, Any]:
-            with grpc.insecure_channel(f"127.0.0.1:{port}", options=base.OPTIONS) as channel:
+            with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
                 method = kinds_pb2_grpc.KindsStub(channel).UnaryUnary
                 calls = [method.future(item_of({"size": size}), timeout=PATIENCE_S) for _ in range(count)]
                 return {"sizes": [len(call.result().body) for call in calls]}
 
         async def generated(self, port: int, note: str) -> dict[str, Any]:
-            with grpc.insecure_channel(f"127.0.0.1:{port}", options=base.OPTIONS) as channel:
+            with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
                 stub = bench_pb2_grpc.BenchStub(channel)
                 return {"note": stub.Echo(bench_pb2.Payload(note=note), timeout=PATIENCE_S).note}
 
         async def streaming(self, port: int) -> dict[str, Any]:
-            with grpc.insecure_channel(f"127.0.0.1:{port}", options=base.OPTIONS) as channel:
+            with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
                 stub = kinds_pb2_grpc.KindsStub(channel)
                 calls = [
                     stub.UnaryStream(base.Item(), timeout=PATIENCE_S),
@@ -308,7 +308,7 @@ def grpcio_blocking() -> Any:
                 return {"codes": [call.code().name for call in calls]}
 
         async def load_begin(self, ports: list[int]) -> dict[str, Any]:
-            options = (("grpc.lb_policy_name", "round_robin"), *base.OPTIONS)
+            options = (("grpc.lb_policy_name", "round_robin"), *OPTIONS)
             target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
             channel = grpc.insecure_channel(target, options=options)
             method = kinds_pb2_grpc.KindsStub(channel).UnaryUnary
@@ -342,8 +342,14 @@ def grpcio_blocking() -> Any:
 
 
 def grpclib_peer() -> Any:
-    """grpclib."""
-    from grpclib.client import Channel, StreamStreamMethod, StreamUnaryMethod, UnaryStreamMethod, UnaryUnaryMethod
+    """The client and server of grpclib."""
+    from grpclib.client import (
+        Channel,
+        StreamStreamMethod,
+        StreamUnaryMethod,
+        UnaryStreamMethod,
+        UnaryUnaryMethod,
+    )
     from grpclib.events import RecvRequest, listen
     from grpclib.exceptions import GRPCError, StreamTerminatedError
     from grpclib.server import Server, Stream
@@ -366,10 +372,10 @@ def grpclib_peer() -> Any:
         async def serve(self) -> dict[str, Any]:
             server = Server([self.servicer, Bench()])
             listen(server, RecvRequest, self.note)
-            await server.start("127.0.0.1", 0)
+            listener = socket.create_server(("127.0.0.1", 0))
+            await server.start(sock=listener)
             self.servers.append(server)
-            assert server._server is not None
-            return {"port": server._server.sockets[0].getsockname()[1]}
+            return {"port": listener.getsockname()[1]}
 
         async def note(self, event: RecvRequest) -> None:
             self.handled += 1
@@ -429,7 +435,7 @@ def grpclib_peer() -> Any:
 
 
 def lbkit_itself() -> Any:
-    """lbkit's server, to be killed."""
+    """A server of ours, to be killed."""
     import lbkit
     from tests.support.protos import kinds_pb2
 

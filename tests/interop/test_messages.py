@@ -34,7 +34,7 @@ async def echo_metadata(request: Any, context: lbkit.ServicerContext) -> Any:
 
 async def test_empty_message_passes_through_their_server(foreign_port: int) -> None:
     async with channel_to(foreign_port) as channel:
-        raw = channel.unary_unary("/lbkit.tests.Kinds/UnaryUnary")
+        raw: Any = channel.unary_unary("/lbkit.tests.Kinds/UnaryUnary")
         assert await raw(b"", timeout=PATIENCE_S) == b""
 
 
@@ -74,11 +74,15 @@ async def test_request_above_their_limit_ends_the_call_only(foreign: Process) ->
 
 
 @grpcio_only
-async def test_their_compressing_server_does_not_compress_for_us(foreign: Process) -> None:
+async def test_compressed_response_is_refused_and_ends_the_call_only(foreign: Process) -> None:
     port = (await foreign.ask("serve", compress=True))["port"]
-    async with channel_to(port) as channel:
-        item = Item(body=bytes(10_000))
+    async with channel_to(port) as channel:  # says that it knows no encoding; grpcio compresses all the same
+        error = await failure(unary(channel)(Item(body=bytes(10_000)), timeout=PATIENCE_S))
+        assert error.code() is StatusCode.INTERNAL
+        assert "encoding" in error.details()
+        item = Item(text="too short to be compressed")
         assert await unary(channel)(item, timeout=PATIENCE_S) == item
+        assert len(channel._dialler._connections) == 1
 
 
 # Their client, our server

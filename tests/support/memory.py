@@ -16,7 +16,9 @@ from lbkit.transport.server import ServerConnection
 class MemoryTransport(asyncio.Transport):
     """One end of a byte stream; what is written arrives at the other end in the loop's next turn."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.BufferedProtocol, peer: str) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, protocol: asyncio.BufferedProtocol, peer: str
+    ) -> None:
         super().__init__({"peername": (peer, 1)})
         self._loop = loop
         self._protocol = protocol

@@ -99,14 +99,22 @@ def target_of(*where: Backend | str | int) -> str:
     return "static:///" + ",".join(addresses)
 
 
-def channel_to(*where: Backend | str | int, **options: Any) -> lbkit.Channel:
+def channel_to(
+    *where: Backend | str | int, backoff: lbkit.BackoffPolicy = QUICK, **options: Any
+) -> lbkit.Channel:
     """A channel to backends, addresses or ports, that reconnects quickly."""
-    return lbkit.Channel(target_of(*where), **{"backoff": QUICK, **options})
+    return lbkit.Channel(target_of(*where), backoff=backoff, **options)
 
 
 def unary(channel: lbkit.Channel) -> Any:
     """The multicallable of ``Kinds.UnaryUnary``."""
     return channel.stub(kinds_pb2, "Kinds").UnaryUnary
+
+
+def raw(channel: lbkit.Channel, path: str = PATH.decode()) -> Any:
+    """A multicallable that takes and gives bytes."""
+    method: Any = channel.unary_unary(path)
+    return method
 
 
 @asynccontextmanager
@@ -121,7 +129,9 @@ async def calling(
 async def all_connected(channel: lbkit.Channel, count: int) -> None:
     """Wait until so many backends are READY and the policy has taken note of the last one."""
     channel.get_state(try_to_connect=True)
-    await until(lambda: sum(each.state is lbkit.ConnectivityState.READY for each in channel.subchannels()) == count)
+    await until(
+        lambda: sum(each.state is lbkit.ConnectivityState.READY for each in channel.subchannels()) == count
+    )
     picker = channel.picker
     with contextlib.suppress(TimeoutError):  # it may have been told already
         async with asyncio.timeout(0.02):
@@ -182,7 +192,9 @@ class RawPeer:
         high, low = struct.unpack(">HB", head[:3])
         (found,) = split_frames(head + await self.reader.readexactly(high << 8 | low))
         if found.kind in {frames.SETTINGS, frames.PING} and not found.flags & frames.ACK:
-            self.writer.write(frame(found.kind, frames.ACK, 0, found.payload if found.kind == frames.PING else b""))
+            self.writer.write(
+                frame(found.kind, frames.ACK, 0, found.payload if found.kind == frames.PING else b"")
+            )
         self.received.append(found)
         return found
 
@@ -206,7 +218,9 @@ class RawServer:
     ``None`` as the answer closes the connection.
     """
 
-    def __init__(self, answer: Callable[[RawPeer, int], bytes | None], settings: bytes = settings_frame()) -> None:
+    def __init__(
+        self, answer: Callable[[RawPeer, int], bytes | None], settings: bytes = settings_frame()
+    ) -> None:
         self.answer = answer
         self.settings = settings
         self.peers: list[RawPeer] = []

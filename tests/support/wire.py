@@ -124,7 +124,10 @@ class End:
         self.opened: dict[int, Stream] = {}  # every stream there ever was
         self.faults: list[ConnectionFault] = []
         self.engine = NativeEngine(
-            client=client, sink=self, config=config or EngineConfig(), scratch=memoryview(bytearray(SCRATCH_BYTES))
+            client=client,
+            sink=self,
+            config=config or EngineConfig(),
+            scratch=memoryview(bytearray(SCRATCH_BYTES)),
         )
         self.engine.start()
 
@@ -250,7 +253,12 @@ class Scripted(End):
         return self._encoder.encode(list(fields))
 
     def headers(
-        self, stream_id: int, fields: Iterable[Field] = REQUEST, *, end: bool = False, flags: int = frames.END_HEADERS
+        self,
+        stream_id: int,
+        fields: Iterable[Field] = REQUEST,
+        *,
+        end: bool = False,
+        flags: int = frames.END_HEADERS,
     ) -> bytes:
         """Write a HEADERS frame as the peer."""
         flags |= frames.END_STREAM if end else 0

@@ -52,7 +52,8 @@ def test_match_takes_codes_of_grpc_and_ours() -> None:
                 return "theirs"
             case StatusCode.ABORTED:
                 return "ours"
-        return "none"
+            case _:
+                return "none"
 
     assert who(StatusCode.NOT_FOUND) == "theirs"
     assert who(grpc.StatusCode.ABORTED) == "ours"

@@ -190,9 +190,7 @@ def test_settings_of_h2_are_obeyed() -> None:
 
 
 def test_our_settings_reach_h2() -> None:
-    _, theirs = our_server(
-        EngineConfig(max_concurrent_streams=5, stream_window=70_000, max_header_list=9000)
-    )
+    _, theirs = our_server(EngineConfig(max_concurrent_streams=5, stream_window=70_000, max_header_list=9000))
     assert theirs.of(RemoteSettingsChanged)
     assert theirs.h2.remote_settings.max_concurrent_streams == 5
     assert theirs.h2.remote_settings.initial_window_size == 70_000
@@ -276,7 +274,9 @@ def test_header_lists_of_several_frames_agree() -> None:
 
 names = st.from_regex(r"x-[a-z0-9_.\-]{1,20}", fullmatch=True).map(str.encode)
 # h2 strips blanks around values and refuses them when sending.
-values = st.binary(max_size=80).map(lambda value: bytes(byte for byte in value if byte not in b"\x00\r\n").strip())
+values = st.binary(max_size=80).map(
+    lambda value: bytes(byte for byte in value if byte not in b"\x00\r\n").strip()
+)
 blocks = st.lists(st.lists(st.tuples(names, values), max_size=8), min_size=1, max_size=5)
 
 

@@ -92,7 +92,9 @@ def test_response_begins_with_its_status(block: tuple[tuple[bytes, bytes], ...])
 def test_what_was_seen_before_changes_no_verdict(name: bytes, value: bytes) -> None:
     first = check.check_trailers(((name, value),))
     assert check.check_trailers(((name, value),)) == first
-    token = bool(name) and all(chr(byte) in "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz" for byte in name)
+    token = bool(name) and all(
+        chr(byte) in "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz" for byte in name
+    )
     clean = not any(byte in b"\x00\r\n" for byte in value)
     if name not in {b"te", *FORBIDDEN, b"http2-settings"}:
         assert (first is None) == (token and clean)

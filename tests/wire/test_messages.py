@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,12 +38,13 @@ def test_framed_message_is_read_back(payload: bytes) -> None:
 def test_any_split_gives_the_same_message(payload: bytes, at: list[int]) -> None:
     framed = frame_message(payload)
     edges = [0, *sorted(min(edge, len(framed)) for edge in at), len(framed)]
-    pieces = [framed[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [framed[a:b] for a, b in pairwise(edges)]
     assert feed(*pieces).finish() == payload
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x00\x00\x00\x00", b"\x00\x00\x00\x00\x02a", b"\x00\x00\x00\x00\x01ab", b"\x01\x00\x00\x00\x01a"]
+    "data",
+    [b"", b"\x00\x00\x00\x00", b"\x00\x00\x00\x00\x02a", b"\x00\x00\x00\x00\x01ab", b"\x01\x00\x00\x00\x01a"],
 )
 def test_short_way_takes_exactly_one_plain_message(data: bytes) -> None:
     assert whole_message(data) is None

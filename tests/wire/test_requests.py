@@ -68,7 +68,9 @@ def test_other_methods_get_405(method: bytes) -> None:
     assert method.decode() in details
 
 
-@pytest.mark.parametrize("kind", [b"text/html", b"application/grpcfoo", b"application/grpc+json", b"application/json"])
+@pytest.mark.parametrize(
+    "kind", [b"text/html", b"application/grpcfoo", b"application/grpc+json", b"application/json"]
+)
 def test_other_content_types_get_415(kind: bytes) -> None:
     http, code, details = refused(with_field(b"content-type", kind))
     assert (http, code) == (415, StatusCode.UNKNOWN)
@@ -79,7 +81,9 @@ def test_missing_content_type_gets_415() -> None:
     assert refused(tuple(field for field in FIELDS if field[0] != b"content-type"))[0] == 415
 
 
-@pytest.mark.parametrize("kind", [b"application/grpc", b"application/grpc+proto", b"application/grpc;charset=utf-8"])
+@pytest.mark.parametrize(
+    "kind", [b"application/grpc", b"application/grpc+proto", b"application/grpc;charset=utf-8"]
+)
 def test_protobuf_content_types_are_served(kind: bytes) -> None:
     assert is_grpc(kind)
     assert RequestHead(with_field(b"content-type", kind)).path == b"/pkg.Service/Method"

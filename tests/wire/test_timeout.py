@@ -55,7 +55,22 @@ def test_every_well_formed_value_is_read(count: int, unit: bytes) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"1", b"S", b"1x", b"-1S", b"+1S", b"1.5S", b"1 S", b" 1S", b"1s", b"123456789S", b"1SS", b"\xb2S", b"1_0S"],
+    [
+        b"",
+        b"1",
+        b"S",
+        b"1x",
+        b"-1S",
+        b"+1S",
+        b"1.5S",
+        b"1 S",
+        b" 1S",
+        b"1s",
+        b"123456789S",
+        b"1SS",
+        b"\xb2S",
+        b"1_0S",
+    ],
 )
 def test_malformed_timeout_is_refused(value: bytes) -> None:
     with pytest.raises(WireFault) as caught:

@@ -15,7 +15,9 @@ from lbkit.status import StatusCode
 from lbkit.wire.faults import WireFault
 from lbkit.wire.metadata import decode_metadata, encode_metadata
 
-keys = st.text(string.ascii_lowercase + string.digits + "-_.", min_size=1, max_size=20).map(lambda key: "x-" + key)
+keys = st.text(string.ascii_lowercase + string.digits + "-_.", min_size=1, max_size=20).map(
+    lambda key: "x-" + key
+)
 texts = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40)
 text_pairs = st.tuples(keys.filter(lambda key: not key.endswith("-bin")), texts)
 binary_pairs = st.tuples(keys.map(lambda key: key + "-bin"), st.binary(max_size=40))
@@ -32,7 +34,9 @@ def test_repeated_keys_keep_all_their_values() -> None:
     assert found["x-a"] == "1"
 
 
-@pytest.mark.parametrize("given_as", [{"x-a": "1", "x-b-bin": b"2"}, Metadata((("x-a", "1"), ("x-b-bin", b"2")))])
+@pytest.mark.parametrize(
+    "given_as", [{"x-a": "1", "x-b-bin": b"2"}, Metadata((("x-a", "1"), ("x-b-bin", b"2")))]
+)
 def test_mappings_and_metadata_are_taken_too(given_as: Any) -> None:
     assert encode_metadata(given_as) == [(b"x-a", b"1"), (b"x-b-bin", b"Mg")]
 
@@ -42,9 +46,12 @@ def test_ascii_bytes_are_taken_as_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("payload", "unpadded", "padded"), [(b"a", b"YQ", b"YQ=="), (b"ab", b"YWI", b"YWI="), (b"abc", b"YWJj", b"YWJj")]
+    ("payload", "unpadded", "padded"),
+    [(b"a", b"YQ", b"YQ=="), (b"ab", b"YWI", b"YWI="), (b"abc", b"YWJj", b"YWJj")],
 )
-def test_binary_values_go_unpadded_and_come_either_way(payload: bytes, unpadded: bytes, padded: bytes) -> None:
+def test_binary_values_go_unpadded_and_come_either_way(
+    payload: bytes, unpadded: bytes, padded: bytes
+) -> None:
     assert encode_metadata([("x-bin", payload)]) == [(b"x-bin", unpadded)]
     assert decode_metadata([(b"x-bin", unpadded)])["x-bin"] == payload
     assert decode_metadata([(b"x-bin", padded)])["x-bin"] == payload
@@ -82,14 +89,17 @@ def test_protocol_fields_are_not_shown() -> None:
     assert decode_metadata(fields) == (("user-agent", "somebody"), ("x-a", "1"))
 
 
-@pytest.mark.parametrize("key", ["", "X-Upper", "x y", ":path", "x:y", "caf\xe9", "x\n", "x/y", b"x-bytes", None, 7])
+@pytest.mark.parametrize(
+    "key", ["", "X-Upper", "x y", ":path", "x:y", "caf\xe9", "x\n", "x/y", b"x-bytes", None, 7]
+)
 def test_key_with_other_characters_is_refused(key: Any) -> None:
     with pytest.raises(MetadataError, match="use lower-case letters"):
         encode_metadata([(key, "v")])
 
 
 @pytest.mark.parametrize(
-    "key", ["grpc-timeout", "grpc-anything", "te", "content-type", "user-agent", "host", "connection", "upgrade"]
+    "key",
+    ["grpc-timeout", "grpc-anything", "te", "content-type", "user-agent", "host", "connection", "upgrade"],
 )
 def test_protocols_own_key_is_refused(key: str) -> None:
     with pytest.raises(MetadataError, match="belongs to the protocol"):

@@ -47,7 +47,13 @@ def test_any_text_survives_percent_coding(details: str) -> None:
 
 @pytest.mark.parametrize(
     ("details", "sent"),
-    [("plain ~ text!", b"plain ~ text!"), ("50%", b"50%25"), ("a\nb", b"a%0Ab"), ("é", b"%C3%A9"), ("\x7f", b"%7F")],
+    [
+        ("plain ~ text!", b"plain ~ text!"),
+        ("50%", b"50%25"),
+        ("a\nb", b"a%0Ab"),
+        ("é", b"%C3%A9"),
+        ("\x7f", b"%7F"),
+    ],
 )
 def test_everything_but_printable_ascii_is_escaped(details: str, sent: bytes) -> None:
     assert encode_details(details) == sent

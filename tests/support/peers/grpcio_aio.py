@@ -30,7 +30,9 @@ class Servicer(kinds_pb2_grpc.KindsServicer):
             context.set_trailing_metadata((("x-kind", "trailing"), *mine))
         elif request.text == "abort":
             code = next(code for code in grpc.StatusCode if code.value[0] == request.number)
-            await context.abort(code, request.body.decode(), (("x-why", "because"), ("x-why-bin", b"\x00\xff")))
+            await context.abort(
+                code, request.body.decode(), (("x-why", "because"), ("x-why-bin", b"\x00\xff"))
+            )
         elif request.text == "wait":
             await context.send_initial_metadata((("x-waiting", "1"),))
             try:

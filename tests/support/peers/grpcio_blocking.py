@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -80,7 +81,7 @@ class Peer:
     ) -> dict[str, Any]:
         """Make a call."""
         with grpc.insecure_channel(f"127.0.0.1:{port}", options=LARGE) as channel:
-            method = kinds_pb2_grpc.KindsStub(channel).UnaryUnary
+            method: Any = kinds_pb2_grpc.KindsStub(channel).UnaryUnary
             if unknown:
                 method = channel.unary_unary(UNKNOWN_PATH, Item.SerializeToString, Item.FromString)
             grpc.channel_ready_future(channel).result(PATIENCE_S)
@@ -90,10 +91,8 @@ class Peer:
             if cancel_after is not None:
                 threading.Timer(cancel_after, call.cancel).start()
             answer = Item()
-            try:
+            with contextlib.suppress(grpc.RpcError, grpc.FutureCancelledError):
                 answer = call.result(PATIENCE_S)
-            except (grpc.RpcError, grpc.FutureCancelledError):
-                pass
             elapsed = time.monotonic() - began
             return {
                 "code": call.code().name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from typing import Any
 
 import grpclib
@@ -63,10 +64,10 @@ class Peer:
     async def serve(self) -> dict[str, Any]:
         """Start a server."""
         server = Server([self.servicer])
-        await server.start("127.0.0.1", 0)
+        listener = socket.create_server(("127.0.0.1", 0))
+        await server.start(sock=listener)
         self.servers.append(server)
-        assert server._server is not None
-        return {"port": server._server.sockets[0].getsockname()[1]}
+        return {"port": listener.getsockname()[1]}
 
     async def cancelled(self) -> dict[str, Any]:
         """Wait for a handler's end."""

@@ -14,23 +14,11 @@ UNKNOWN_PATH = "/lbkit.tests.Kinds/Nothing"
 PATIENCE_S = 20.0
 
 
-class AsyncPeer(Protocol):
-    """What a peer on asyncio does."""
+class AnyPeer(Protocol):
+    """What a peer does; the names of its other methods are the commands it knows."""
 
     async def serve(self) -> dict[str, Any]:
         """Start a server; answer with its port."""
-        ...
-
-    async def cancelled(self) -> dict[str, Any]:
-        """Wait for a handler of the server to be cancelled."""
-        ...
-
-    async def call(self, **call: Any) -> dict[str, Any]:
-        """Make a call; answer with all that came of it."""
-        ...
-
-    async def many(self, port: int, count: int) -> dict[str, Any]:
-        """Make calls at the same time; answer with the numbers that came back."""
         ...
 
     async def stop(self) -> None:
@@ -38,7 +26,7 @@ class AsyncPeer(Protocol):
         ...
 
 
-async def run(peer: AsyncPeer) -> None:
+async def run(peer: AnyPeer) -> None:
     """Do what the lines of standard input say until it ends."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         command = json.loads(line)
@@ -61,4 +49,6 @@ def pack(metadata: Iterable[tuple[str, str | bytes]] | None) -> list[list[Any]]:
 
 def unpack(metadata: list[list[Any]]) -> list[tuple[str, str | bytes]]:
     """Metadata from JSON."""
-    return [(key, bytes.fromhex(value["hex"]) if isinstance(value, dict) else value) for key, value in metadata]
+    return [
+        (key, bytes.fromhex(value["hex"]) if isinstance(value, dict) else value) for key, value in metadata
+    ]
