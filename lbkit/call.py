@@ -464,7 +464,10 @@ class UnaryUnaryCall:
         if self._picked is not None:
             self._release(status)
         if self._config.on_commit is not None:
-            self._config.on_commit()
+            try:
+                self._config.on_commit()
+            except Exception:  # as for on_done: it must not lose the call, nor the connection it came on
+                _log.exception("on_commit of a call selector on %s raised", self._channel.target)
         if self._future is not None:
             _wake(self._future)
         if self._head_future is not None:

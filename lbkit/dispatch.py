@@ -240,8 +240,9 @@ class ServerCall(ServicerContext):
     def set_trailing_metadata(self, trailing_metadata: MetadataLike) -> None:
         """Set what goes with the status."""
         # Refuse what must not be sent here, where the mistake is, and not when the status is sent.
-        encode_metadata(trailing_metadata)
-        self._trailing = Metadata(pairs(trailing_metadata))
+        trailing = Metadata(pairs(trailing_metadata))  # an iterator can be read once only
+        encode_metadata(trailing)
+        self._trailing = trailing
 
     def set_code(self, code: object) -> None:
         """Set the status code the call will end with."""

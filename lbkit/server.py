@@ -175,7 +175,9 @@ class Server:
         loop = asyncio.get_running_loop()
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
-            loop.add_signal_handler(number, self._stop_on_signal, grace)
+            # Python lets the main thread handle signals only; a server in another one is stopped by its program.
+            with suppress(RuntimeError, ValueError):
+                loop.add_signal_handler(number, self._stop_on_signal, grace)
         try:
             yield self
         finally:

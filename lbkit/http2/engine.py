@@ -293,9 +293,8 @@ class NativeEngine(Outbound):
         if self.client or not stream_id & 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id} (RFC 9113 5.1.1)")
         self._peer_last_id = stream_id
-        if stream_id > self._served_up_to:  # it crossed our GOAWAY; its peer tries it elsewhere (RFC 9113 6.8)
-            self._queue_reset(stream_id, ErrorCode.REFUSED_STREAM)
-        elif len(self.streams) >= self.config.max_concurrent_streams:  # RFC 9113 5.1.2
+        # One that crossed our GOAWAY is tried elsewhere, so it must not run here (RFC 9113 6.8); too many: 5.1.2.
+        if stream_id > self._served_up_to or len(self.streams) >= self.config.max_concurrent_streams:
             self._queue_reset(stream_id, ErrorCode.REFUSED_STREAM)
         elif too_large:
             self._queue_reset(stream_id, ErrorCode.ENHANCE_YOUR_CALM)

@@ -395,6 +395,48 @@ def test_two_loops_in_two_threads_have_a_channel_each() -> None:
     assert failures == []
 
 
+SERVING = """
+import asyncio, os, signal, threading
+import lbkit
+from tests.support.protos import kinds_pb2
+from tests.support.servers import Item, channel_to, unary
+
+class Slow:
+    async def UnaryUnary(self, request, context):
+        started.set()
+        await go_on.wait()
+        return request
+
+async def main():
+    global started, go_on
+    started, go_on = asyncio.Event(), asyncio.Event()
+    server = lbkit.Server()
+    server.add(kinds_pb2, "Kinds", Slow())
+    async with server.serving("127.0.0.1:0", grace=10.0):
+        port = server._sockets[0].getsockname()[1]
+        async with channel_to(port) as channel:
+            call = unary(channel)(Item(text="finished"))
+            await started.wait()
+            if threading.current_thread() is threading.main_thread():
+                os.kill(os.getpid(), signal.SIGTERM)
+                await channel.wait_for_state_change(lbkit.ConnectivityState.READY)
+            go_on.set()
+            print((await call).text)
+        if threading.current_thread() is threading.main_thread():
+            await server.wait_for_termination()
+    print("stopped")
+"""
+
+
+def test_serving_drains_on_a_signal() -> None:
+    assert run_script(SERVING + "asyncio.run(main())") == "finished\nstopped\n"
+
+
+def test_serving_works_in_another_thread_without_signals() -> None:
+    script = "thread = threading.Thread(target=lambda: asyncio.run(main()))\nthread.start()\nthread.join()\n"
+    assert run_script(SERVING + script) == "finished\nstopped\n"
+
+
 FORK = """
 import asyncio, os, sys
 import lbkit
@@ -491,6 +533,43 @@ async def test_new_addresses_move_calls_and_old_connections_drain() -> None:
         assert "no endpoints" in error.details()
     for backend in backends:
         await backend.server.stop(None)
+
+
+async def test_call_selector_sets_timeouts_and_hears_of_each_calls_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from lbkit.resolution import CallConfig, MethodConfig
+
+    ended: list[str] = []
+
+    def on_commit() -> None:
+        ended.append("once")
+        raise LookupError("the selector is broken")
+
+    class Selector:
+        def select(self, call: lbkit.CallInfo) -> CallConfig:
+            slow = ("x-slow", "1") in call.metadata
+            return CallConfig(MethodConfig(timeout_s=0.05 if slow else None), on_commit=on_commit)
+
+    async def behaviour(request: Any, context: lbkit.ServicerContext) -> Any:
+        return await for_ever(request, context) if request.number else request
+
+    class Selecting(lbkit.Resolver):
+        async def run(self, sink: lbkit.Sink) -> None:
+            endpoints = (lbkit.Endpoint(backend.address),)
+            sink.update(lbkit.Resolution(endpoints, selector=Selector()))
+
+    async with serving(behaviour) as backend:
+        resolver = Selecting(lbkit.Target.parse("anything:///x", {"anything"}))
+        async with lbkit.Channel("anything:///x", resolver=resolver) as channel:
+            await channel.ready(PATIENCE_S)
+            assert await unary(channel)(Item(text="a"), timeout=PATIENCE_S) == Item(text="a")
+            error = await failure(unary(channel)(Item(number=1), metadata=iter([("x-slow", "1")])))
+            assert error.code() is StatusCode.DEADLINE_EXCEEDED
+            assert await unary(channel)(Item(text="b"), timeout=PATIENCE_S) == Item(text="b")
+            assert len(channel._dialler._connections) == 1
+    assert ended == ["once"] * 3
+    assert len(caplog.records) == 3
 
 
 async def test_resolver_may_be_given_as_an_object() -> None:

@@ -29,6 +29,7 @@ from tests.support.wire import data_frame
 
 LATENESS_S = 0.030
 TRIES = 8
+GROWING_S = (0.05, 0.5, 5.0)  # for deadlines that must not pass before a handler has begun
 
 
 class Waiting:
@@ -74,7 +75,10 @@ async def test_client_is_told_within_thirty_milliseconds() -> None:
 async def test_deadline_cancels_the_handler() -> None:
     handler = Waiting()
     async with calling(handler) as call:
-        await failure(call(Item(), timeout=0.05))
+        for timeout in GROWING_S:
+            await failure(call(Item(), timeout=timeout))
+            if handler.started.is_set():
+                break
         async with asyncio.timeout(PATIENCE_S):
             await handler.ended.wait()
         assert handler.cancelled == 1
@@ -148,6 +152,7 @@ async def test_server_refuses_a_call_whose_deadline_has_passed(value: bytes) -> 
 
 async def test_expired_call_says_where_the_time_went() -> None:
     async with serving(Waiting()) as backend, channel_to(backend) as channel:
+        await channel.ready(PATIENCE_S)
         error = await failure(unary(channel)(Item(), timeout=0.05))
         assert f"waiting for {backend.address} (request sent, no answer)" in error.details()
         assert error.backend == backend.address

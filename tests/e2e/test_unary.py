@@ -131,6 +131,18 @@ async def test_bad_metadata_of_a_handler_is_refused_where_it_is_set() -> None:
         assert await call(Item(text="fine")) == Item(text="fine")
 
 
+async def test_trailing_metadata_may_be_an_iterator() -> None:
+    async def behaviour(request: Any, context: lbkit.ServicerContext) -> Any:
+        context.set_trailing_metadata(iter([("x-a", "1")]))
+        assert context.trailing_metadata() == (("x-a", "1"),)
+        return request
+
+    async with calling(behaviour) as call:
+        running = call(Item())
+        await running
+        assert await running.trailing_metadata() == (("x-a", "1"),)
+
+
 async def test_context_knows_the_peer_and_user_agent() -> None:
     async def behaviour(request: Any, context: lbkit.ServicerContext) -> Any:
         return Item(text=f"{context.peer()} {context.invocation_metadata()['user-agent']!s}")
