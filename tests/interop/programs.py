@@ -176,8 +176,9 @@ def grpcio_aio() -> Any:
                 stub = kinds_pb2_grpc.KindsStub(channel)
                 calls = [
                     stub.UnaryStream(base.Item(), timeout=PATIENCE_S),
-                    stub.StreamUnary(iter([base.Item()]), timeout=PATIENCE_S),
-                    stub.StreamStream(iter([base.Item()]), timeout=PATIENCE_S),
+                    # Nothing is written: grpc.aio says INTERNAL if the call ends meanwhile, with any server.
+                    stub.StreamUnary(timeout=PATIENCE_S),
+                    stub.StreamStream(timeout=PATIENCE_S),
                 ]
                 return {"codes": [(await call.code()).name for call in calls]}
 

@@ -197,6 +197,7 @@ async def test_death_of_their_server_is_unavailable_at_once(name: str) -> None:
             assert after.code() is StatusCode.UNAVAILABLE
 
 
+@pytest.mark.parametrize("foreign", ["grpclib_peer"], indirect=True)
 async def test_death_of_their_server_sends_later_calls_to_the_other_one(foreign_port: int) -> None:
     with program("grpcio_aio") as dying:
         port = (await dying.ask("serve"))["port"]
