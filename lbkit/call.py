@@ -82,6 +82,7 @@ class UnaryUnaryCall:
         "_status",
         "_stream",
         "_subchannel",
+        "_took",
         "_trailing",
         "_wait_for_ready",
         "bucket",
@@ -190,7 +191,7 @@ class UnaryUnaryCall:
         if self._head is None and self._status is None:
             if self._head_future is None:
                 self._head_future = self._channel.loop.create_future()
-            await self._watch(self._head_future)
+            await asyncio.shield(self._head_future)
         return self._initial()
 
     async def trailing_metadata(self) -> Metadata:
@@ -218,7 +219,7 @@ class UnaryUnaryCall:
             return False
         self._abandon(ErrorCode.CANCEL)
         self._finish(_CANCELLED)
-        self._channel.unqueue(self)
+        self._leave_queues()
         return True
 
     def cancelled(self) -> bool:
@@ -273,6 +274,7 @@ class UnaryUnaryCall:
             elif connection.has_room():
                 self.room(connection)
             else:
+                self._connection = connection
                 connection.wait_for_room(self)
         elif answer is QUEUE or (isinstance(answer, Fail) and self._wait_for_ready):
             self._channel.queue(self)
@@ -362,6 +364,7 @@ class UnaryUnaryCall:
         if code == ErrorCode.REFUSED_STREAM and self._head is None and not self._earlier:
             self._earlier = [self._this_attempt()]
             self._release(None)
+            self._stream = None
             self.attempt()
         elif code == ErrorCode.CANCEL and self.time_remaining() == 0:
             self._finish(self._too_late())
@@ -385,7 +388,7 @@ class UnaryUnaryCall:
         if self._status is None:
             self._abandon(ErrorCode.CANCEL)
             self._finish(self._too_late())
-            self._channel.unqueue(self)
+            self._leave_queues()
 
     def fail(self, status: Status) -> None:
         """End a call that still waits for a picker."""
@@ -441,6 +444,12 @@ class UnaryUnaryCall:
         if self._connection is not None and self._stream is not None:
             self._connection.reset_stream(self._stream, code)
 
+    def _leave_queues(self) -> None:
+        """Be forgotten where calls wait: for a picker, or for room on a connection."""
+        self._channel.unqueue(self)
+        if self._connection is not None and self._stream is None:
+            self._connection.stop_waiting(self)
+
     def _release(self, status: Status | None) -> None:
         """Give the pick back, exactly once."""
         picked, self._picked = self._picked, None
@@ -456,6 +465,8 @@ class UnaryUnaryCall:
         if self._status is not None:
             return
         self._status = status
+        if status is not OK:
+            self._took = self._channel.clock.time() - self._began
         if self.bucket is not None:
             self.bucket.pop(self, None)
             self.bucket = None
@@ -477,23 +488,19 @@ class UnaryUnaryCall:
                 self._channel.loop.call_soon(callback, self)
 
     async def _end(self) -> Status:
-        """Wait for the end of the call."""
+        """Wait for the end of the call. Only who awaits the call itself cancels it by giving up, as in grpc.aio."""
         if self._status is None:
             if self._future is None:
                 self._future = self._channel.loop.create_future()
-            await self._watch(self._future)
+            try:
+                await asyncio.shield(self._future)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self.cancel()  # a task that awaited the call was cancelled, and the future with it
         assert self._status is not None, "woken before the end"
         return self._status
-
-    async def _watch(self, future: asyncio.Future[None]) -> None:
-        """Wait; a waiter that is cancelled cancels the call, whose end the others then learn."""
-        try:
-            await future
-        except asyncio.CancelledError:
-            self.cancel()
-            task = asyncio.current_task()
-            if task is None or task.cancelling():  # else another one was, and the future with it
-                raise
 
     def _initial(self) -> Metadata:
         try:
@@ -526,7 +533,7 @@ class UnaryUnaryCall:
             initial_metadata=self._initial(),
             trailing_metadata=self._trailing,
             attempts=attempts,
-            elapsed_s=self._channel.clock.time() - self._began,
+            elapsed_s=self._took,
         )
 
 

@@ -9,8 +9,9 @@ import random as random_module
 import weakref
 from asyncio import get_running_loop
 from collections.abc import Callable, Mapping
+from enum import Enum
 from types import ModuleType, TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 
 from lbkit.backoff import BackoffPolicy
 from lbkit.balancer import Subchannel
@@ -181,13 +182,25 @@ class Channel:
 
     # Calls
 
+    @overload
+    def unary_unary(
+        self, method: str, request_serializer: None = None, response_deserializer: None = None
+    ) -> UnaryUnaryMultiCallable[bytes, bytes]: ...
+    @overload
     def unary_unary(
         self,
         method: str,
-        request_serializer: Callable[[Request], bytes] | None = None,
-        response_deserializer: Callable[[bytes], Response] | None = None,
+        request_serializer: Callable[[Request], bytes],
+        response_deserializer: Callable[[bytes], Response],
         _registered_method: bool = False,
-    ) -> UnaryUnaryMultiCallable[Request, Response]:
+    ) -> UnaryUnaryMultiCallable[Request, Response]: ...
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool = False,
+    ) -> UnaryUnaryMultiCallable[Any, Any]:
         """Return what makes calls of a unary method. Called by generated stubs.
 
         Args:
@@ -274,8 +287,8 @@ class Channel:
         """Return the policy's subchannels, oldest first, to look at: endpoint, state, calls in flight."""
         return tuple(self._policy.subchannels) if self._bound else ()
 
-    async def wait_for_state_change(self, last_observed_state: ConnectivityState) -> None:
-        """Return when the state is another than ``last_observed_state``."""
+    async def wait_for_state_change(self, last_observed_state: Enum) -> None:
+        """Return when the state is another than ``last_observed_state``, which may be of grpcio's enum."""
         while self._state == last_observed_state:
             future: asyncio.Future[None] = get_running_loop().create_future()
             self._state_watchers.append(future)

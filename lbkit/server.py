@@ -42,6 +42,7 @@ class Server:
         self._engine = EngineConfig(max_concurrent_streams=max_concurrent_streams)
         self._dispatcher: Dispatcher | None = None  # made by start()
         self._draining = False
+        self._stops: set[asyncio.Task[None]] = set()
         self._stopped: asyncio.Event | None = None
         self._stopping: asyncio.Task[None] | None = None
 
@@ -130,6 +131,13 @@ class Server:
             for sock in self._sockets:
                 sock.close()
             return
+        # A task of its own: a handler may ask for it, and is ended by it; and who waits for it may give up.
+        task = asyncio.get_running_loop().create_task(self._stop(grace))
+        self._stops.add(task)
+        task.add_done_callback(self._stops.discard)
+        await asyncio.shield(task)
+
+    async def _stop(self, grace: float | None) -> None:
         for listener in self._listeners:
             listener.close()
         self._draining = True

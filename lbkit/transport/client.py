@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from typing import Protocol
 
 from lbkit.address import Address
@@ -43,7 +43,7 @@ class ClientConnection(Connection):
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: ClientOwner, config: EngineConfig) -> None:
         super().__init__(loop, client=True, config=config)
         self._owner: ClientOwner | None = owner
-        self._waiting: deque[Waiter] = deque()
+        self._waiting: OrderedDict[Waiter, None] = OrderedDict()  # calls, first come first served
         self.ready: asyncio.Future[None] = loop.create_future()
         # The last response headers and trailers that were found good; equal bytes decode to the same tuple.
         self.known_head: tuple[Field, ...] | None = None
@@ -55,7 +55,11 @@ class ClientConnection(Connection):
 
     def wait_for_room(self, waiter: Waiter) -> None:
         """Queue a call until another one is over."""
-        self._waiting.append(waiter)
+        self._waiting[waiter] = None
+
+    def stop_waiting(self, waiter: Waiter) -> None:
+        """Forget a call that is over before there was room for it."""
+        self._waiting.pop(waiter, None)
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process what came; calls that ended made room for others."""
@@ -66,7 +70,7 @@ class ClientConnection(Connection):
     def serve_waiting(self) -> None:
         """Start calls that wait for room, as far as there is any."""
         while self._waiting and self.state == OPEN and self.has_room():
-            self._waiting.popleft().room(self)
+            self._waiting.popitem(last=False)[0].room(self)
 
     def reset_stream(self, stream: Stream, code: ErrorCode) -> None:
         """Reset a stream that nobody waits for any more; the next call gets its room."""
@@ -82,7 +86,7 @@ class ClientConnection(Connection):
         if self.state > OPEN and self._owner is not None:
             owner, self._owner = self._owner, None
             owner.connection_unusable(self, self.end_reason)
-            waiting, self._waiting = self._waiting, deque()
+            waiting, self._waiting = self._waiting, OrderedDict()
             for waiter in waiting:
                 waiter.no_room()
 

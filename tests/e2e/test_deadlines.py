@@ -392,3 +392,52 @@ async def test_client_going_away_cancels_its_handlers() -> None:
 
 def test_path_is_the_one_raw_requests_use() -> None:
     assert dict(request_fields())[b":path"] == PATH
+
+
+async def test_giving_up_on_the_code_does_not_end_the_call() -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: Any, context: Any) -> Any:
+        begun.set()
+        await go.wait()
+        return request
+
+    async with serving(answer) as backend, channel_to(backend) as channel:
+        call = unary(channel)(Item(text="x"))
+        waiter = asyncio.ensure_future(call.code())
+        await begun.wait()
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        assert not call.done()
+        go.set()
+        assert await call == Item(text="x")
+
+
+async def test_a_handler_may_stop_its_server() -> None:
+    async def stop(request: Any, context: Any) -> Any:
+        await backend.server.stop()
+
+    async with serving(stop) as backend, channel_to(backend) as channel:
+        error = await failure(unary(channel)(Item()))
+        assert error.code() is StatusCode.UNAVAILABLE
+        assert not await backend.server.wait_for_termination(PATIENCE_S)
+
+
+async def test_calls_that_gave_up_do_not_wait_for_room() -> None:
+    begun = asyncio.Event()
+
+    async def hold(request: Any, context: Any) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with serving(hold, max_concurrent_streams=1) as backend, channel_to(backend) as channel:
+        first = unary(channel)(Item())
+        await begun.wait()
+        others = [unary(channel)(Item()) for _ in range(3)]
+        connection: Any = channel.subchannels()[0].connection  # type: ignore[attr-defined]
+        assert len(connection._waiting) == 3
+        for call in others:
+            call.cancel()
+        assert not connection._waiting
+        first.cancel()
