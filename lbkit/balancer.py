@@ -45,7 +45,7 @@ class Subchannel(ABC):
         endpoint: what it connects to.
         state: where it is now; may be ahead of the news in ``Balancer.subchannel_changed``.
         in_flight: calls sent and not yet over.
-        picked: a ready-made ``Picked(self)``, so that a plain pick allocates nothing.
+        picked: a ready-made ``Picked(self)``, so that a plain pick allocates nothing; there once it is READY.
     """
 
     __slots__ = ("endpoint", "in_flight", "picked", "state")
@@ -155,7 +155,7 @@ class EndpointBalancer(Balancer):
     def __init__(self, controller: Controller, config: Mapping[str, Any]) -> None:
         super().__init__(controller, config)
         self.subchannels: dict[Hashable, Subchannel] = {}  # by endpoint identity
-        self._states: dict[Subchannel, ConnectivityState] = {}  # sticky: see the class docstring
+        self._states: dict[Subchannel, ConnectivityState] = {}  # sticky; of those that have left IDLE
         self._counts = StateCounts()
         self._unmade: list[Endpoint] = []  # endpoints that have no subchannel yet
         self._resolver_error: Exception | None = None
@@ -171,7 +171,7 @@ class EndpointBalancer(Balancer):
         listed = {endpoint.identity: endpoint for endpoint in resolution.endpoints}
         for identity in [identity for identity in self.subchannels if identity not in listed]:
             gone = self.subchannels.pop(identity)
-            self._counts.remove(self._states.pop(gone))
+            self._counts.remove(self._states.pop(gone, IDLE))
             gone.shutdown()
         for identity, subchannel in self.subchannels.items():
             endpoint = listed.pop(identity)
@@ -187,9 +187,9 @@ class EndpointBalancer(Balancer):
 
     def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
         """Follow one subchannel, with sticky failure."""
-        before = self._states.get(subchannel)
-        if before is None:
-            return
+        if self.subchannels.get(subchannel.endpoint.identity) is not subchannel:
+            return  # no longer ours
+        before = self._states.get(subchannel, IDLE)
         if state is IDLE:
             if before is READY:
                 self.controller.reresolve()
@@ -213,7 +213,6 @@ class EndpointBalancer(Balancer):
         for _ in range(min(len(self._unmade), _MADE_PER_TURN)):
             subchannel = self.controller.new_subchannel(self._unmade.pop())
             self.subchannels[subchannel.endpoint.identity] = subchannel
-            self._states[subchannel] = IDLE
             self._counts.add(IDLE)
             subchannel.connect()
         if self._unmade:

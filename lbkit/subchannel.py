@@ -83,7 +83,8 @@ class Dialler:
     def submit(self, subchannel: Subchannel) -> None:
         """Dial for ``subchannel`` when it is its turn."""
         self._queue.append(subchannel)
-        self._start_soon()
+        if not self._due:
+            self._start_soon()
 
     def opened(self, connection: ClientConnection) -> None:
         """Keep track of a connection until its socket is closed, whatever becomes of its subchannel."""
@@ -157,7 +158,6 @@ class Subchannel(SubchannelContract):
         self.endpoint = endpoint
         self.state = IDLE
         self.in_flight = 0
-        self.picked = Picked(self)
         self.connection = None
         self._dialler = dialler
         self._listener = listener
@@ -242,6 +242,7 @@ class Subchannel(SubchannelContract):
         self._failures = 0
         self._last_error = ""
         self.connection = connection
+        self.picked = Picked(self)
         self._move(CONNECTED)
 
     def _failed(self, error: str, began: float) -> None:

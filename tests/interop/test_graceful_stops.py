@@ -13,16 +13,30 @@ import pytest_asyncio
 
 import lbkit
 from lbkit import StatusCode
+from lbkit.http2 import frames
+from lbkit.http2.frames import ErrorCode, unpack_u32
 from lbkit_resolvers.manual import Manual
 from tests.interop.programs import GRPCIO, WORKERS, Process
-from tests.support.servers import PATIENCE_S, QUICK, Item, all_connected, channel_to, serving, unary, until
+from tests.support.servers import (
+    PATIENCE_S,
+    QUICK,
+    Item,
+    all_connected,
+    channel_to,
+    raw_client,
+    request_fields,
+    serving,
+    unary,
+    until,
+)
+from tests.support.wire import data_frame
 
 pytestmark = pytest.mark.interop
 
-grpcio_only = pytest.mark.parametrize(
-    "foreign", GRPCIO, indirect=True
-)  # grpclib stops at once, and knows one host
+# grpclib stops at once, and knows one host.
+grpcio_only = pytest.mark.parametrize("foreign", GRPCIO, indirect=True)
 ENOUGH = 100
+NOTHING = bytes(5)  # an empty message
 
 
 class Load:
@@ -164,6 +178,32 @@ async def test_our_server_that_stops_fails_none_of_grpcios_calls(foreign: Proces
             await stopping
         answer = await foreign.ask("load_end")
         assert answer == {"done": leaving.calls + staying.calls, "failed": []}
+
+
+async def test_request_above_our_last_goaway_does_not_run() -> None:
+    """Grpcio may answer the PING between the GOAWAYs first, and then write what it had numbered before."""
+    go_on = asyncio.Event()
+
+    async def hold(request: Any, context: lbkit.ServicerContext) -> Any:
+        await go_on.wait()
+        return request
+
+    async with serving(hold) as backend, raw_client(backend.port) as client:
+        client.writer.write(client.headers(1, request_fields()) + data_frame(1, NOTHING, end=True))
+        await until(lambda: backend.calls)
+        stopping = asyncio.create_task(backend.server.stop(PATIENCE_S))
+        async with asyncio.timeout(PATIENCE_S):
+            while (await client.next_frame()).kind != frames.PING:  # answered in there
+                pass
+            client.writer.write(client.headers(3, request_fields()) + data_frame(3, NOTHING, end=True))
+            while (found := await client.next_frame()).kind != frames.RST_STREAM:
+                pass
+        assert (found.stream_id, unpack_u32(found.payload)[0]) == (3, ErrorCode.REFUSED_STREAM)
+        goaways = [each for each in client.received if each.kind == frames.GOAWAY]
+        assert [unpack_u32(each.payload)[0] for each in goaways] == [frames.MAX_STREAM_ID, 1]
+        go_on.set()
+        await stopping
+        assert backend.calls == 1
 
 
 def ready(channel: lbkit.Channel) -> list[str]:
