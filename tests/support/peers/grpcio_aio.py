@@ -34,8 +34,8 @@ class Servicer(kinds_pb2_grpc.KindsServicer):
                 code, request.body.decode(), (("x-why", "because"), ("x-why-bin", b"\x00\xff"))
             )
         elif request.text == "wait":
-            await context.send_initial_metadata((("x-waiting", "1"),))
-            try:
+            try:  # around this too: the client may cancel as soon as the metadata is on its way
+                await context.send_initial_metadata((("x-waiting", "1"),))
                 await asyncio.get_running_loop().create_future()
             finally:
                 self.ended.set()
