@@ -174,7 +174,7 @@ class PolicyHost(Controller):
         self._delivering = True
         try:
             return news()
-        except Exception:
+        except Exception:  # whatever a stranger's policy raises
             _log.exception("the balancing policy %r raised", type(self.policy).__name__)
             return None
         finally:

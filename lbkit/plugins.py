@@ -159,8 +159,8 @@ def _defined_at(entry: EntryPoint) -> Origin | None:
     """Say where an installed plug-in really is: an entry point may name a re-export of what a decorator saw."""
     try:
         return origin_of(entry.load())
-    except Exception:
-        return None  # broken, so it is nobody's
+    except Exception:  # whatever a stranger's module raises: it is broken, so it is nobody's
+        return None
 
 
 def _installed(group: str) -> list[EntryPoint]:

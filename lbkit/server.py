@@ -177,7 +177,7 @@ class Server:
             for address in addresses:
                 self.bind(address)
             await self.start()
-        except BaseException:
+        except BaseException:  # cancelled too: no socket is left behind
             await self.stop()
             raise
         loop = asyncio.get_running_loop()

@@ -7,7 +7,6 @@ import struct
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 3.4
 
-HEADER_BYTES = 9
 # Length (24 bits, as 16 + 8), type, flags, stream id with its reserved bit. RFC 9113 4.1.
 pack_header = struct.Struct(">HBBBL").pack
 unpack_header = struct.Struct(">HBBBL").unpack_from

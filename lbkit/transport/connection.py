@@ -9,7 +9,7 @@ from typing import cast
 
 from lbkit.http2.engine import NativeEngine
 from lbkit.http2.faults import ConnectionFault
-from lbkit.http2.interface import EngineConfig
+from lbkit.http2.interface import Engine, EngineConfig
 from lbkit.transport import state as life
 from lbkit.transport.state import CLOSED, DRAIN, DRAINING, END, HANDSHAKE, SETTINGS
 
@@ -40,7 +40,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, *, client: bool, config: EngineConfig) -> None:
         self.loop = loop
         # Subclasses implement ``ConnectionSink``.
-        self.engine = NativeEngine(client=client, sink=self, config=config, scratch=_scratch_of(loop))  # type: ignore[arg-type]
+        self.engine: Engine = NativeEngine(client=client, sink=self, config=config, scratch=_scratch_of(loop))  # type: ignore[arg-type]
         self.state = HANDSHAKE
         self.peer = ""
         self.closed: asyncio.Future[None] = loop.create_future()
