@@ -27,6 +27,7 @@ from lbkit.errors import (
     TargetError,
     UnknownPluginError,
 )
+from lbkit.limits import Counters, Limits
 from lbkit.metadata import Metadata
 from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked, Picker
 from lbkit.resolution import Resolution, Verdict
@@ -51,6 +52,7 @@ __all__ = [
     "ConnectError",
     "ConnectivityState",
     "Controller",
+    "Counters",
     "Drop",
     "DuplicatePluginError",
     "Endpoint",
@@ -59,6 +61,7 @@ __all__ = [
     "Fail",
     "ForeignLoopError",
     "ForkedError",
+    "Limits",
     "Metadata",
     "MetadataError",
     "NotSupportedError",

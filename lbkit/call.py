@@ -355,9 +355,20 @@ class UnaryUnaryCall:
                 self._parts = OneMessage(limit)
         if data:
             self._collect(data)
-        if end and self._status is None:
-            self._abandon(ErrorCode.NO_ERROR)
-            self._finish(Status(StatusCode.INTERNAL, "the server ended the stream without trailers"))
+        if end:
+            self._end_without_trailers()
+
+    def data_buffer(self, length: int) -> memoryview | None:
+        """Have a part of a large response received in place."""
+        return None if self._parts is None else self._parts.room(length)
+
+    def filled(self, length: int, end: bool) -> None:
+        """Take note of a part received in place."""
+        if self._parts is not None:
+            self._parts.filled(length)
+        self._consumed(length)
+        if end:
+            self._end_without_trailers()
 
     def reset(self, code: int, reason: str) -> None:
         """End the call; or try another backend, once, if the server did nothing for it (gRFC A6, transparent)."""
@@ -403,13 +414,24 @@ class UnaryUnaryCall:
             self._finish(Status(StatusCode.INTERNAL, "more than one message in a unary response"))
             return
         try:
-            self._parts.feed(data)
+            begins = self._parts.feed(data)
         except WireFault as fault:
             self._abandon(ErrorCode.CANCEL)
             self._finish(Status(fault.code, fault.details))
         else:
-            if self._connection is not None and self._stream is not None:
-                self._connection.engine.consumed(self._stream, len(data))
+            if begins and self._connection is not None and self._stream is not None:
+                self._connection.engine.expect(self._stream, self._parts.missing)
+            self._consumed(len(data))
+
+    def _consumed(self, length: int) -> None:
+        """Give the server window for more."""
+        if self._connection is not None and self._stream is not None:
+            self._connection.engine.consumed(self._stream, length)
+
+    def _end_without_trailers(self) -> None:
+        if self._status is None:
+            self._abandon(ErrorCode.NO_ERROR)
+            self._finish(Status(StatusCode.INTERNAL, "the server ended the stream without trailers"))
 
     def _read_trailers(self, fields: tuple[Field, ...]) -> Status:
         try:

@@ -23,6 +23,7 @@ from lbkit.clock import Clock
 from lbkit.connectivity import ConnectivityState
 from lbkit.deadline import Deadlines
 from lbkit.errors import ChannelClosedError, ForeignLoopError, ForkedError, RpcError, not_supported
+from lbkit.limits import Counters, Limits
 from lbkit.metadata import EMPTY, MetadataLike
 from lbkit.picking import Picker, QueuePicker
 from lbkit.resolution import CallConfig, CallSelector, MethodConfig, Resolution, Verdict
@@ -31,6 +32,7 @@ from lbkit.resolving import ResolverHost
 from lbkit.status import Status, StatusCode
 from lbkit.stub import Stub, make_stub
 from lbkit.subchannel import ConnectOptions, Dialler
+from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.connector import Connector, SocketConnector
 from lbkit.wire.requests import request_prefix
 
@@ -118,15 +120,18 @@ class Channel:
         authority: the ``:authority`` of requests; by default the target's path, or what stands for it.
         user_agent: goes in front of lbkit's own in the user-agent header.
         max_request_bytes: larger requests end with RESOURCE_EXHAUSTED before anything is sent; None for no limit.
-        max_response_bytes: larger responses end with RESOURCE_EXHAUSTED.
+        max_response_bytes: larger responses end with RESOURCE_EXHAUSTED; by default ``limits.max_message``.
         connect_timeout: seconds for one connection attempt, HTTP/2 handshake included.
         backoff: how long to wait after failed connection attempts.
         connector: opens byte streams; TCP and Unix sockets by default.
+        limits: what servers may do to us.
+        engine: ``"native"`` or ``"h2"``, whose HTTP/2 it is; by default what ``LBKIT_HTTP2_ENGINE`` says.
         random: the source of randomness for balancing and jitter.
 
     Raises:
         TargetError, AddressError: the target cannot be understood.
         UnknownPluginError: no resolver has the target's scheme, or no policy that name; says the nearest.
+        ValueError, ImportError: there is no such engine, or its package is not installed.
     """
 
     # Set when the channel is bound to its event loop, at its first use.
@@ -147,10 +152,12 @@ class Channel:
         authority: str | None = None,
         user_agent: str = "",
         max_request_bytes: int | None = None,
-        max_response_bytes: int = 4 * 1024 * 1024,
+        max_response_bytes: int | None = None,
         connect_timeout: float = 20.0,
         backoff: BackoffPolicy | None = None,
         connector: Connector | None = None,
+        limits: Limits | None = None,
+        engine: str | None = None,
         random: random_module.Random | None = None,
     ) -> None:
         self.target = target
@@ -164,14 +171,21 @@ class Channel:
         self._balancer_config = dict(balancer_config or {})
         self._authority = authority or self._resolver.target.path.partition(",")[0] or "localhost"
         self._user_agent = f"{user_agent} {_USER_AGENT}".lstrip()
+        self._setup = ConnectionSetup(limits, engine)
         self._connect_options = ConnectOptions(
+            setup=self._setup,
             connector=connector or SocketConnector(),
             timeout_s=connect_timeout,
             backoff=backoff or BackoffPolicy(),
         )
         self._random = random or random_module.Random()
         self._default_config = CallConfig(
-            MethodConfig(max_request_bytes=max_request_bytes, max_response_bytes=max_response_bytes)
+            MethodConfig(
+                max_request_bytes=max_request_bytes,
+                max_response_bytes=self._setup.limits.max_message
+                if max_response_bytes is None
+                else max_response_bytes,
+            )
         )
         self._selector: CallSelector | None = None
         self._state = ConnectivityState.IDLE
@@ -179,6 +193,11 @@ class Channel:
         self._queued: dict[UnaryUnaryCall, None] = {}
         self._forked = False
         _channels.add(self)
+
+    @property
+    def counters(self) -> Counters:
+        """What servers did that ``limits`` are about, counted over all connections."""
+        return self._setup.counters
 
     # Calls
 

@@ -77,6 +77,12 @@ class Dispatcher:
         if end:
             call.data(b"", True)
 
+    def oversized(self, connection: ServerConnection, stream: Stream, reason: str) -> None:
+        """Refuse a new stream whose headers are too large."""
+        call = ServerCall(self, connection, stream)
+        stream.sink = call
+        call.refuse(Status(StatusCode.RESOURCE_EXHAUSTED, f"the request's metadata: {reason}"))
+
     def _explain(self, path: bytes, handler: Handler | None) -> str:
         name = path.decode("latin-1")
         if handler is not None:
@@ -99,8 +105,10 @@ class ServerCall(ServicerContext):
         "_handler",
         "_head",
         "_head_sent",
+        "_held",
         "_over",
         "_parts",
+        "_started",
         "_stream",
         "_task",
         "_trailing",
@@ -122,6 +130,8 @@ class ServerCall(ServicerContext):
         self._head_sent = False
         self._over = False
         self._cancelled = False
+        self._started = False  # the handler's task has had its first turn
+        self._held = False  # the stream is gone, but the handler still runs
         self._deadline: float | None = None
         self.bucket = None
         self._parts: OneMessage | None = None  # the request, if it does not come in one piece
@@ -180,6 +190,20 @@ class ServerCall(ServicerContext):
             return
         task = self._task = self._dispatcher.loop.create_task(self._run(request))
         self._dispatcher.tasks.add(task)
+
+    def data_buffer(self, length: int) -> memoryview | None:
+        """Have a part of a large request received in place."""
+        return None if self._over or self._parts is None else self._parts.room(length)
+
+    def filled(self, length: int, end: bool) -> None:
+        """Take note of a part received in place."""
+        if self._over or self._parts is None:
+            return
+        self._parts.filled(length)
+        if end:
+            self.data(b"", True)
+        else:
+            self._connection.engine.consumed(self._stream, length)
 
     def reset(self, code: int, reason: str) -> None:
         """Cancel the handler: the client gave up."""
@@ -287,14 +311,18 @@ class ServerCall(ServicerContext):
         """Put a request together that comes in pieces; return it when it is complete."""
         if self._parts is None:
             self._parts = OneMessage(self._dispatcher.max_request_bytes)
-        self._parts.feed(data)
+        begins = self._parts.feed(data)
         if end:
             return self._parts.finish()
-        self._connection.engine.consumed(self._stream, len(data))
+        engine = self._connection.engine
+        if begins:
+            engine.expect(self._stream, self._parts.missing)
+        engine.consumed(self._stream, len(data))
         return None
 
     async def _run(self, request: object) -> None:
         """Run the handler and send what comes of it. The body of the handler's task."""
+        self._started = True
         try:
             behaviour = self._handler.behaviour
             assert behaviour is not None, "refused before"
@@ -322,6 +350,8 @@ class ServerCall(ServicerContext):
             self._end_stream(self._status_of(error), _HEAD)
         finally:
             self._dispatcher.tasks.discard(self._task)
+            if self._held:
+                self._connection.engine.held -= 1
 
     def _status_of(self, error: Exception) -> Status:
         """Return the status for an exception. The client learns its type only: texts may hold secrets."""
@@ -354,8 +384,16 @@ class ServerCall(ServicerContext):
         if not self._over:
             self._cancelled = True
             self._close()
-            if self._task is not None:
-                self._task.cancel()
+            if self._task is None:
+                return
+            self._task.cancel()
+            if self._started:
+                # Until the handler has ended, its stream counts: else a client could start one after the other,
+                # all running at once, by resetting each (CVE-2023-44487).
+                self._held = True
+                self._connection.engine.held += 1
+            else:
+                self._dispatcher.tasks.discard(self._task)  # it never runs
 
     def _close(self) -> None:
         self._over = True

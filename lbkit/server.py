@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -14,9 +16,10 @@ from lbkit.address import Address
 from lbkit.dispatch import Dispatcher
 from lbkit.errors import not_supported
 from lbkit.http2.hpack import Field
-from lbkit.http2.interface import EngineConfig
 from lbkit.http2.stream import Stream
+from lbkit.limits import Counters, Limits
 from lbkit.service import HandlerTable, handler_of_grpc, handlers_of_object
+from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.server import ServerConnection, listen, serve
 
 
@@ -27,24 +30,44 @@ class Server:
     no generated servicer. Methods are ``async def method(self, request, context)``.
 
     Args:
-        max_request_bytes: larger requests end with RESOURCE_EXHAUSTED.
-        max_concurrent_streams: calls that one connection may have open; more are refused, and retried by clients.
+        max_request_bytes: larger requests end with RESOURCE_EXHAUSTED; by default ``limits.max_message``.
+        max_concurrent_streams: calls that one connection may have open; more are refused, and retried by clients. By
+            default that of ``limits``.
+        limits: what clients may do to us.
+        engine: ``"native"`` or ``"h2"``, whose HTTP/2 it is; by default what ``LBKIT_HTTP2_ENGINE`` says.
+
+    Raises:
+        ValueError, ImportError: there is no such engine, or its package is not installed.
     """
 
     def __init__(
-        self, *, max_request_bytes: int = 4 * 1024 * 1024, max_concurrent_streams: int = 100
+        self,
+        *,
+        max_request_bytes: int | None = None,
+        max_concurrent_streams: int | None = None,
+        limits: Limits | None = None,
+        engine: str | None = None,
     ) -> None:
+        limits = limits or Limits()
+        if max_concurrent_streams is not None:
+            limits = replace(limits, max_concurrent_streams=max_concurrent_streams)
+        self._setup = ConnectionSetup(limits, engine)
         self._handlers = HandlerTable()
         self._sockets: list[socket.socket] = []
         self._listeners: list[asyncio.Server] = []
         self._connections: set[ServerConnection] = set()
-        self._max_request_bytes = max_request_bytes
-        self._engine = EngineConfig(max_concurrent_streams=max_concurrent_streams)
+        self._max_request_bytes = limits.max_message if max_request_bytes is None else max_request_bytes
+        self._peers: Counter[str] = Counter()  # connections of each IP address, where that is limited
         self._dispatcher: Dispatcher | None = None  # made by start()
         self._draining = False
         self._stops: set[asyncio.Task[None]] = set()
         self._stopped: asyncio.Event | None = None
         self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def counters(self) -> Counters:
+        """What clients did that ``limits`` are about, counted over all connections."""
+        return self._setup.counters
 
     # What it serves
 
@@ -118,7 +141,7 @@ class Server:
         self._dispatcher = Dispatcher(loop, self._handlers, self._max_request_bytes)
         self._stopped = asyncio.Event()
         for sock in self._sockets:
-            self._listeners.append(await serve(sock, lambda: ServerConnection(loop, self, self._engine)))
+            self._listeners.append(await serve(sock, lambda: ServerConnection(loop, self, self._setup)))
 
     async def stop(self, grace: float | None = None) -> None:
         """Stop: take no new connections and calls, let running calls finish, then end what is left.
@@ -230,12 +253,33 @@ class Server:
         assert self._dispatcher is not None, "connections come after start()"
         self._dispatcher.request(connection, stream, fields, end)
 
+    def oversized(self, connection: ServerConnection, stream: Stream, reason: str) -> None:
+        """Pass a request on that must be refused. Called by connections."""
+        assert self._dispatcher is not None, "connections come after start()"
+        self._dispatcher.oversized(connection, stream, reason)
+
     def connection_opened(self, connection: ServerConnection) -> None:
-        """Keep track of a connection. Called by connections."""
+        """Keep track of a connection, or close it if there are too many. Called by connections."""
         self._connections.add(connection)
-        if self._draining:
+        limit = self._crowded(connection)
+        if limit:
+            self._setup.counters.exceeded[limit] += 1
+            connection.abort("too many connections")
+        elif self._draining:
             connection.drain_gracefully()
 
     def connection_closed(self, connection: ServerConnection) -> None:
         """Forget a connection. Called by connections."""
         self._connections.discard(connection)
+        if self._setup.limits.max_connections_per_peer:
+            self._peers[connection.host] -= 1
+            self._peers += Counter()  # drops who has none left
+
+    def _crowded(self, connection: ServerConnection) -> str:
+        """Return the name of the limit that one more connection exceeds, if there is one."""
+        limits = self._setup.limits
+        if limits.max_connections_per_peer:
+            self._peers[connection.host] += 1
+            if self._peers[connection.host] > limits.max_connections_per_peer:
+                return "max_connections_per_peer"
+        return "max_connections" if len(self._connections) > limits.max_connections else ""

@@ -12,9 +12,9 @@ from lbkit.balancer import Subchannel as SubchannelContract
 from lbkit.clock import Clock, TimerHandle
 from lbkit.connectivity import ConnectivityState
 from lbkit.errors import ConnectError
-from lbkit.http2.interface import EngineConfig
 from lbkit.picking import Picked
 from lbkit.transport.client import ClientConnection, open_connection
+from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.connector import Connector, SocketConnector
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ TRANSITIONS: tuple[ConnectivityState | None, ...] = (
 class ConnectOptions(NamedTuple):
     """How a channel's subchannels connect. Times in seconds."""
 
+    setup: ConnectionSetup
     connector: Connector = SocketConnector()
-    engine: EngineConfig = EngineConfig()
     timeout_s: float = 20.0  # one attempt: TCP and the HTTP/2 handshake; longer if the back-off is longer
     backoff: BackoffPolicy = BackoffPolicy()
 
@@ -219,7 +219,7 @@ class Subchannel(SubchannelContract):
             for address in self.endpoint.addresses:
                 try:
                     connection = await open_connection(
-                        address, self, connector=options.connector, config=options.engine, timeout_s=timeout
+                        address, self, connector=options.connector, setup=options.setup, timeout_s=timeout
                     )
                 except ConnectError as error:
                     errors.append(self._name_address(address) + str(error))

@@ -10,8 +10,8 @@ import click
 
 from lbkit.address import Address
 from lbkit.errors import AddressError, ConnectError
-from lbkit.http2.interface import EngineConfig
 from lbkit.transport.client import ClientConnection, open_connection
+from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.connector import SocketConnector
 
 
@@ -31,7 +31,7 @@ async def probe(address: Address, timeout_s: float) -> None:
         ConnectError: it does not become READY; the text says why.
     """
     connection = await open_connection(
-        address, _Owner(), connector=SocketConnector(), config=EngineConfig(), timeout_s=timeout_s
+        address, _Owner(), connector=SocketConnector(), setup=ConnectionSetup(), timeout_s=timeout_s
     )
     connection.drain()
     await connection.closed

@@ -15,7 +15,12 @@ class ConnectionFault(Exception):
 
 
 class NotHttp2(ConnectionFault):
-    """What the peer sent first is not HTTP/2 at all."""
+    """What the peer sent first is not HTTP/2 at all.
 
-    def __init__(self, text: str) -> None:
+    Attributes:
+        http1: whether it is a request of HTTP/1.
+    """
+
+    def __init__(self, text: str, *, http1: bool = False) -> None:
         super().__init__(ErrorCode.PROTOCOL_ERROR, text)
+        self.http1 = http1

@@ -1,36 +1,18 @@
 """The narrow interface between an HTTP/2 engine and the layer that owns the socket.
 
-An engine does no I/O and knows no clock. Bytes go in through ``get_buffer`` and ``buffer_updated`` (the names and
-the order of ``asyncio.BufferedProtocol``); what they mean comes out through two sinks, called from inside
-``buffer_updated``; what the send calls produce is fetched with ``take``.
+An engine does no I/O. Bytes go in through ``get_buffer`` and ``buffer_updated`` (the names and the order of
+``asyncio.BufferedProtocol``); what they mean comes out through two sinks, called from inside ``buffer_updated``; what
+the send calls produce is fetched with ``take``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.hpack import Field, Prefix
 from lbkit.http2.stream import Stream
-
-
-class EngineConfig(NamedTuple):
-    """What one side announces and enforces; sizes in bytes.
-
-    Attributes:
-        max_concurrent_streams: streams the peer may have open at once; more are refused with REFUSED_STREAM.
-        stream_window: how much a peer may send on a stream ahead of what was consumed.
-        connection_window: the same for all streams together; returned on receipt.
-        max_frame_size: the longest frame accepted.
-        max_header_list: decoded header lists above this are refused, stream by stream.
-    """
-
-    max_concurrent_streams: int = 100
-    stream_window: int = 256 * 1024
-    connection_window: int = 1024 * 1024
-    max_frame_size: int = 16384
-    max_header_list: int = 16384
 
 
 class StreamSink(Protocol):
@@ -42,6 +24,17 @@ class StreamSink(Protocol):
 
     def data(self, data: bytes, end: bool, /) -> None:
         """Take payload; call ``Engine.consumed`` when it is no longer in the way, or the window stays shut."""
+        ...
+
+    def data_buffer(self, length: int, /) -> memoryview | None:
+        """Offer where the next ``length`` bytes of payload are received into, without a copy of them in between.
+
+        Asked only for bytes that ``Engine.expect`` announced. None: give them to ``data`` instead.
+        """
+        ...
+
+    def filled(self, length: int, end: bool, /) -> None:
+        """Take note that the bytes that ``data_buffer`` offered room for are there."""
         ...
 
     def reset(self, code: int, reason: str, /) -> None:
@@ -67,12 +60,20 @@ class ConnectionSink(Protocol):
         """Server: a new stream with its request headers. Set ``stream.sink`` before returning."""
         ...
 
+    def oversized(self, stream: Stream, reason: str, /) -> None:
+        """Server: a new stream whose header list is above ``max_header_list``. Answer it, with the reason."""
+        ...
+
     def settings(self) -> None:
         """Take note that the peer's SETTINGS came; the first time, the HTTP/2 handshake is complete."""
         ...
 
     def goaway(self, last_stream_id: int, code: int, debug: bytes, /) -> None:
         """Take note that the peer takes no new streams; those above the id are reset as refused next."""
+        ...
+
+    def exhausted(self) -> None:
+        """Client: take note that stream ids run out: open no more streams here (RFC 9113 5.1.1)."""
         ...
 
     def pong(self, payload: bytes, /) -> None:
@@ -87,6 +88,9 @@ class ConnectionSink(Protocol):
 class Engine(Protocol):
     """One end of one HTTP/2 connection."""
 
+    held: int
+    """Server: streams that are closed, but whose handlers still run; they count as open for the peer's limit."""
+
     @property
     def streams(self) -> Mapping[int, Stream]:
         """The streams that are not closed, by id."""
@@ -95,6 +99,21 @@ class Engine(Protocol):
     @property
     def max_streams(self) -> int:
         """How many streams the peer lets us have open at once."""
+        ...
+
+    @property
+    def max_header_list(self) -> int:
+        """The largest header list that the peer takes, in bytes as RFC 9113 6.5.2 counts them."""
+        ...
+
+    @property
+    def settings_acked(self) -> bool:
+        """Whether the peer has acknowledged our SETTINGS."""
+        ...
+
+    @property
+    def unfinished_since(self) -> float | None:
+        """Since when a header block, or a frame other than DATA, has been incomplete; None if none is."""
         ...
 
     @property
@@ -107,8 +126,13 @@ class Engine(Protocol):
         """About how many frames ``take`` would return."""
         ...
 
+    @property
+    def queued_control(self) -> int:
+        """How many of them are not HEADERS or DATA."""
+        ...
+
     def start(self) -> None:
-        """Queue the preface (client) and our SETTINGS. Call once, first."""
+        """Client: queue the preface and our SETTINGS. Server: be ready to, when the client's preface has come."""
         ...
 
     def get_buffer(self, hint: int, /) -> memoryview:
@@ -119,8 +143,12 @@ class Engine(Protocol):
         """Process ``count`` bytes received into the buffer; calls the sinks. Never raises for bad input."""
         ...
 
-    def lost(self, reason: str, /) -> None:
+    def lost(self, reason: str) -> None:
         """Tell every stream that the connection is gone."""
+        ...
+
+    def fail(self, fault: ConnectionFault, /) -> None:
+        """End the connection for what the layer above found out (a time-out): GOAWAY, then ``sink.fault``."""
         ...
 
     def open(self, sink: StreamSink, /) -> Stream:
@@ -134,7 +162,7 @@ class Engine(Protocol):
         ...
 
     def send_data(self, stream: Stream, data: bytes, end: bool, /) -> bool:
-        """Queue payload as far as the windows allow and keep the rest. True if all of it was queued."""
+        """Queue payload as far as windows and ``send_buffer`` allow, keep the rest. True if all of it was queued."""
         ...
 
     def reset(self, stream: Stream, code: int, /) -> None:
@@ -143,6 +171,13 @@ class Engine(Protocol):
 
     def consumed(self, stream: Stream, count: int, /) -> None:
         """Give ``count`` bytes of window back to the peer's stream."""
+        ...
+
+    def expect(self, stream: Stream, count: int, /) -> None:
+        """Announce that the sink waits for ``count`` more bytes of one message, and has room for them.
+
+        The peer gets the window for all of them at once; long frames go through ``StreamSink.data_buffer``.
+        """
         ...
 
     def ping(self, payload: bytes, /) -> None:
@@ -154,5 +189,5 @@ class Engine(Protocol):
         ...
 
     def take(self) -> bytes:
-        """Return and forget everything queued."""
+        """Return and forget everything queued; data that waited for room is queued next."""
         ...

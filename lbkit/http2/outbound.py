@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from lbkit.http2 import frames
+from lbkit.http2.closed import RESET_BY_US, ClosedStreams
 from lbkit.http2.frames import (
     DATA,
     END_HEADERS,
@@ -13,39 +14,76 @@ from lbkit.http2.frames import (
     HEADERS,
     RST_STREAM,
     WINDOW_UPDATE,
+    Setting,
     pack_header,
     pack_u32,
 )
+from lbkit.http2.guard import Guard
 from lbkit.http2.hpack import Field, Prefix
 from lbkit.http2.hpack_encoder import Encoder
-from lbkit.http2.interface import EngineConfig, StreamSink
+from lbkit.http2.interface import ConnectionSink, StreamSink
 from lbkit.http2.stream import (
     CLOSED,
     HALF_CLOSED_REMOTE,
+    NO_LENGTH,
     RESET,
     SEND_END,
     TRANSITIONS,
     Stream,
 )
+from lbkit.http2.tuner import PING_PAYLOAD, Tuner
+from lbkit.limits import Counters, Limits
+
+# A client leaves a connection for a new one when so many ids are used up: long before the last (RFC 9113 5.1.1).
+_LAST_ID = frames.MAX_STREAM_ID // 4 * 3
+
+LONGEST_FRAME = 256 * 1024  # that we send, though the peer takes longer ones: other streams wait meanwhile
+_DIRECT = 16 * 1024  # bytes of a message that are worth being received straight into its buffer
 
 
 class Outbound:
     """Everything the native engine sends, and the streams it sends on."""
 
-    def __init__(self, *, client: bool, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        *,
+        client: bool,
+        sink: ConnectionSink,
+        limits: Limits,
+        counters: Counters,
+        now: Callable[[], float],
+    ) -> None:
         self.client = client
-        self.config = config
+        self.limits = limits
+        self.counters = counters
         self.streams: dict[int, Stream] = {}
+        self.held = 0
         self.max_streams = frames.MAX_STREAM_ID  # until the peer says less
+        self.max_header_list = frames.MAX_STREAM_ID  # see above
+        self.settings_acked = False
         self.queued_bytes = 0
-        self._out: list[bytes] = []
+        self.queued_control = 0
+        self._sink = sink
+        self._now = now
+        self._guard = Guard(limits, counters, now, client=client)
+        self._tuner = Tuner(limits.stream_window, limits.max_window)
+        self._closed = ClosedStreams()
+        self._out: list[bytes | memoryview] = []
+        self._pieces_taken = 0  # out of ``_out``, in the life of the connection
+        self._control = 0  # control frames queued in that life
         self._encoder = Encoder()
         self._next_id = 1 if client else 2
         self._send_window = frames.DEFAULT_WINDOW
+        self._receive_window = max(limits.connection_window, frames.DEFAULT_WINDOW)
+        self._received = 0  # bytes of DATA frames whose connection window was given back
+        self._unreturned = 0  # and was not
+        # Until the peer has acknowledged our SETTINGS it may send as much as the RFC's default (RFC 9113 6.9.2).
+        self._initial_window = max(limits.stream_window, frames.DEFAULT_WINDOW)
         self._peer_stream_window = frames.DEFAULT_WINDOW
         self._peer_frame_size = frames.DEFAULT_FRAME_SIZE
         self._peer_last_id = 0  # the highest stream the peer opened
         self._served_up_to = frames.MAX_STREAM_ID  # our last GOAWAY: the peer may try again what is above it
+        self._unanswered = 0  # PINGs
         self._blocked: deque[Stream] = deque()  # streams with pending data, served in turn
 
     @property
@@ -54,36 +92,33 @@ class Outbound:
         return len(self._out) >> 1
 
     def start(self) -> None:
-        """Queue the preface (client) and our SETTINGS."""
-        config = self.config
-        settings = [
-            (frames.Setting.INITIAL_WINDOW_SIZE, config.stream_window),
-            (frames.Setting.MAX_HEADER_LIST_SIZE, config.max_header_list),
-            (frames.Setting.MAX_FRAME_SIZE, config.max_frame_size),
-            (frames.Setting.ENABLE_PUSH, 0)
-            if self.client
-            else (frames.Setting.MAX_CONCURRENT_STREAMS, config.max_concurrent_streams),
-        ]
-        payload = b"".join(frames.pack_setting(key, value) for key, value in settings)
+        """Queue the preface and our SETTINGS; a server's wait for the client's preface (RFC 9113 3.4)."""
         if self.client:
-            self._queue(frames.PREFACE)
-        self._queue(frames.frame(frames.SETTINGS, 0, 0, payload))
-        if (more := config.connection_window - frames.DEFAULT_WINDOW) > 0:
-            self._queue(frames.frame(WINDOW_UPDATE, 0, 0, pack_u32(more)))
+            self._out.append(frames.PREFACE)
+            self.queued_bytes += len(frames.PREFACE)
+            self._announce()
 
     def take(self) -> bytes:
-        """Return and forget everything queued."""
-        data = b"".join(self._out)
-        self._out.clear()
-        self.queued_bytes = 0
+        """Return and forget everything queued; data that waited for room is queued next."""
+        out = self._out
+        data = b"".join(out)
+        self._pieces_taken += len(out)
+        out.clear()
+        self.queued_bytes = self.queued_control = 0
+        if self._blocked:
+            self._pump()
         return data
 
     def open(self, sink: StreamSink) -> Stream:
         """Take the next stream id."""
         stream_id = self._next_id
         self._next_id = stream_id + 2
-        stream = Stream(stream_id, self._peer_stream_window, self.config.stream_window, sink)
+        stream = Stream(
+            stream_id, self._peer_stream_window, self._initial_window, self.limits.stream_window, sink
+        )
         self.streams[stream_id] = stream
+        if stream_id >= _LAST_ID:
+            self._sink.exhausted()
         return stream
 
     def send_headers(self, stream: Stream, prefix: Prefix | None, fields: Iterable[Field], end: bool) -> None:
@@ -91,28 +126,30 @@ class Outbound:
         block = self._encoder.encode(prefix, fields)
         size = len(block)
         out = self._out
-        if size <= self._peer_frame_size:
-            flags = END_HEADERS | END_STREAM if end else END_HEADERS
-            out.append(pack_header(size >> 8, size & 0xFF, HEADERS, flags, stream.id))
-            out.append(block)
-            self.queued_bytes += size + 9
-        else:
-            kind, flags = HEADERS, END_STREAM if end else 0
-            while block:
-                part, block = block[: self._peer_frame_size], block[self._peer_frame_size :]
-                self._queue(frames.frame(kind, flags | (0 if block else END_HEADERS), stream.id, part))
-                kind, flags = frames.CONTINUATION, 0
+        most = self._peer_frame_size
+        kind, flags = HEADERS, END_STREAM if end else 0
+        while size > most:
+            out.append(pack_header(most >> 8, most & 0xFF, kind, flags, stream.id))
+            out.append(block[:most])
+            self.queued_bytes += most + 9
+            block = block[most:]
+            size -= most
+            kind, flags = frames.CONTINUATION, 0
+        out.append(pack_header(size >> 8, size & 0xFF, kind, flags | END_HEADERS, stream.id))
+        out.append(block)
+        self.queued_bytes += size + 9
         if end:
             self._ended(stream)
 
     def send_data(self, stream: Stream, data: bytes, end: bool) -> bool:
-        """Queue payload as far as the windows allow and keep the rest. True if all of it was queued."""
+        """Queue payload as far as there is room, and keep the rest. True if all of it was queued."""
         size = len(data)
         if (
             stream.pending is None
             and size <= stream.send_window
             and size <= self._send_window
             and size <= self._peer_frame_size
+            and self.queued_bytes < self.limits.send_buffer
         ):
             stream.send_window -= size
             self._send_window -= size
@@ -136,19 +173,43 @@ class Outbound:
     def reset(self, stream: Stream, code: int) -> None:
         """Queue RST_STREAM and forget the stream; harmless if it is closed."""
         if stream.state != CLOSED:
+            if stream.state < HALF_CLOSED_REMOTE:
+                self._closed.reset(stream.id, RESET_BY_US)
             self._forget(stream)
             self._queue(frames.frame(RST_STREAM, 0, stream.id, pack_u32(code)))
 
     def consumed(self, stream: Stream, count: int) -> None:
         """Give ``count`` bytes of window back to the peer's stream, in steps of a quarter of the window."""
+        if stream.advance:  # given already
+            paid = min(stream.advance, count)
+            stream.advance -= paid
+            count -= paid
         unreturned = stream.unreturned = stream.unreturned + count
-        if unreturned >= self.config.stream_window >> 2 and stream.state < HALF_CLOSED_REMOTE:
-            stream.receive_window += unreturned
+        if unreturned >= stream.target >> 2 and stream.state < HALF_CLOSED_REMOTE:
+            if self._tuner.begin(self._received + self._unreturned, self._now()):
+                self.ping(PING_PAYLOAD)
+            growth = self._tuner.window - stream.target  # only streams that are read grow
+            if growth > 0:
+                stream.target += growth
+                unreturned += growth
             stream.unreturned = 0
-            self._queue(frames.frame(WINDOW_UPDATE, 0, stream.id, pack_u32(unreturned)))
+            self._give(stream, unreturned)
+
+    def expect(self, stream: Stream, count: int) -> None:
+        """Give the peer window for the rest of a message at once, and be ready to receive it in place."""
+        if stream.state >= HALF_CLOSED_REMOTE:
+            return
+        if count >= _DIRECT:
+            stream.expected = count
+            stream.plain = False
+        ahead = count - stream.receive_window
+        if ahead > 0:
+            stream.advance += ahead
+            self._give(stream, ahead)
 
     def ping(self, payload: bytes) -> None:
         """Queue a PING of eight bytes."""
+        self._unanswered += 1
         self._queue(frames.frame(frames.PING, 0, 0, payload))
 
     def goaway(self, last_stream_id: int | None, code: int, debug: bytes = b"") -> None:
@@ -157,9 +218,36 @@ class Outbound:
         last = self._served_up_to = min(last, self._served_up_to)
         self._queue(frames.frame(frames.GOAWAY, 0, 0, pack_u32(last) + pack_u32(code) + debug))
 
+    def _announce(self) -> None:
+        """Queue our SETTINGS, and the connection's window above the RFC's default."""
+        limits = self.limits
+        settings = [
+            (Setting.INITIAL_WINDOW_SIZE, limits.stream_window),
+            (Setting.MAX_HEADER_LIST_SIZE, limits.header_list_advertised),
+            (Setting.MAX_FRAME_SIZE, limits.max_frame_size),
+            (Setting.ENABLE_PUSH, 0)
+            if self.client
+            else (Setting.MAX_CONCURRENT_STREAMS, limits.max_concurrent_streams),
+        ]
+        payload = b"".join(frames.pack_setting(key, value) for key, value in settings)
+        self._queue(frames.frame(frames.SETTINGS, 0, 0, payload))
+        if (more := limits.connection_window - frames.DEFAULT_WINDOW) > 0:
+            self._queue(frames.frame(WINDOW_UPDATE, 0, 0, pack_u32(more)))
+
     def _queue(self, data: bytes) -> None:
+        """Queue a control frame."""
         self._out.append(data)
         self.queued_bytes += len(data)
+        self.queued_control += 1
+        self._control += 1
+
+    def _give(self, stream: Stream, count: int) -> None:
+        stream.receive_window += count
+        self._queue(frames.frame(WINDOW_UPDATE, 0, stream.id, pack_u32(count)))
+
+    def _sent(self) -> int:
+        """About twice the number of HEADERS and DATA frames queued in the life of the connection."""
+        return self._pieces_taken + len(self._out) - self._control
 
     def _ended(self, stream: Stream) -> None:
         """Note that END_STREAM was queued."""
@@ -174,15 +262,25 @@ class Outbound:
         stream.send_window = -frames.MAX_WINDOW  # so that the short way of ``send_data`` is shut for it
         self.streams.pop(stream.id, None)
 
+    def _settle(self, stream: Stream) -> None:
+        """Work out whether DATA may take the short way."""
+        stream.plain = (
+            stream.state < HALF_CLOSED_REMOTE
+            and stream.answered
+            and not stream.expected
+            and stream.missing == NO_LENGTH
+        )
+
     def _pump(self, *, tell: bool = True) -> None:
-        """Send pending data, one frame to a stream in turn, as far as the windows go.
+        """Send pending data, one frame to a stream in turn, as far as windows and ``send_buffer`` go.
 
         Args:
             tell: call ``writable`` on the sinks of streams that got rid of all their data.
         """
         blocked = self._blocked
+        most_queued = self.limits.send_buffer
         stalled = 0  # streams in a row whose own window is shut
-        while blocked and self._send_window > 0 and stalled < len(blocked):
+        while blocked and stalled < len(blocked) and self.queued_bytes < most_queued:
             stream = blocked.popleft()
             pending = stream.pending
             if pending is None:  # reset meanwhile
@@ -204,7 +302,7 @@ class Outbound:
             stream.send_window -= size
             self._send_window -= size
             self._out.append(pack_header(size >> 8, size & 0xFF, DATA, END_STREAM if end else 0, stream.id))
-            self._out.append(bytes(head[:size]))
+            self._out.append(head[:size])
             self.queued_bytes += size + 9
             if pending:
                 blocked.append(stream)

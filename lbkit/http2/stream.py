@@ -27,6 +27,8 @@ INPUT_NAMES = ("send END_STREAM", "receive END_STREAM", "reset")
 
 ILLEGAL = -1
 
+NO_LENGTH = -1  # no content-length was declared
+
 # TRANSITIONS[state * 3 + input] is the next state.
 TRANSITIONS = (
     # SEND_END           RECEIVE_END         RESET
@@ -41,27 +43,39 @@ class Stream:
     """What the engine knows of one stream. ``sink`` belongs to the layer above."""
 
     __slots__ = (
+        "advance",
         "answered",
+        "expected",
         "id",
+        "missing",
         "pending",
         "pending_end",
+        "plain",
         "receive_window",
         "send_window",
         "sink",
         "state",
+        "target",
         "unreturned",
     )
 
-    def __init__(self, stream_id: int, send_window: int, receive_window: int, sink: StreamSink) -> None:
+    def __init__(
+        self, stream_id: int, send_window: int, receive_window: int, target: int, sink: StreamSink
+    ) -> None:
         self.id = stream_id
         self.sink = sink
         self.state = OPEN
         self.send_window = send_window
         self.receive_window = receive_window
+        self.target = target  # what the receive window is filled up to
         self.unreturned = 0  # bytes consumed whose window was not given back yet
+        self.advance = 0  # bytes of window given ahead of their time, for a message that the sink waits for
         self.pending: deque[memoryview] | None = None  # data waiting for window
         self.pending_end = False  # END_STREAM follows the pending data
         self.answered = False  # client: the final response headers have come
+        self.plain = False  # DATA may take the short way: nothing below is to be looked at
+        self.expected = 0  # bytes that the sink wants to receive straight into its own buffer
+        self.missing = NO_LENGTH  # bytes that content-length still promises
 
     def __repr__(self) -> str:
         return f"Stream({self.id}, {STATE_NAMES[self.state]})"
@@ -74,6 +88,13 @@ class _NullSink:
         """Do nothing."""
 
     def data(self, data: bytes, end: bool) -> None:
+        """Do nothing."""
+
+    def data_buffer(self, length: int) -> memoryview | None:
+        """Want none."""
+        return None
+
+    def filled(self, length: int, end: bool) -> None:
         """Do nothing."""
 
     def reset(self, code: int, reason: str) -> None:

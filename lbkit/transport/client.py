@@ -10,9 +10,8 @@ from lbkit.address import Address
 from lbkit.errors import ConnectError
 from lbkit.http2.frames import ErrorCode, error_name
 from lbkit.http2.hpack import Field
-from lbkit.http2.interface import EngineConfig
 from lbkit.http2.stream import Stream
-from lbkit.transport.connection import Connection, describe_os_error
+from lbkit.transport.connection import Connection, ConnectionSetup, describe_os_error
 from lbkit.transport.connector import Connector
 from lbkit.transport.state import DRAIN, HANDSHAKE, OPEN
 
@@ -40,8 +39,8 @@ class ClientOwner(Protocol):
 class ClientConnection(Connection):
     """A connection that calls are sent on while its ``state`` is OPEN."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: ClientOwner, config: EngineConfig) -> None:
-        super().__init__(loop, client=True, config=config)
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: ClientOwner, setup: ConnectionSetup) -> None:
+        super().__init__(loop, setup, client=True)
         self._owner: ClientOwner | None = owner
         self._waiting: OrderedDict[Waiter, None] = OrderedDict()  # calls, first come first served
         self.ready: asyncio.Future[None] = loop.create_future()
@@ -93,6 +92,18 @@ class ClientConnection(Connection):
     def request(self, stream: Stream, fields: object, end: bool) -> None:
         """Never happens: servers cannot open streams (RFC 9113 8.4)."""
 
+    def oversized(self, stream: Stream, reason: str) -> None:
+        """Never happens, for the same reason."""
+
+    def exhausted(self) -> None:
+        """Leave for a new connection, once the call that took this stream id has been sent."""
+        if self.state == OPEN:
+            self.loop.call_soon(self._leave)
+
+    def _leave(self) -> None:
+        self.end_reason = self.end_reason or "the stream ids are used up"
+        self.drain()
+
     def goaway(self, last_stream_id: int, code: int, debug: bytes) -> None:
         """Let the streams that are left finish, and take no new ones (RFC 9113 6.8)."""
         text = f"the peer said GOAWAY {error_name(code)} {debug.decode('utf-8', 'replace')}".rstrip()
@@ -104,7 +115,7 @@ class ClientConnection(Connection):
 
 
 async def open_connection(
-    address: Address, owner: ClientOwner, *, connector: Connector, config: EngineConfig, timeout_s: float
+    address: Address, owner: ClientOwner, *, connector: Connector, setup: ConnectionSetup, timeout_s: float
 ) -> ClientConnection:
     """Connect, and wait for the peer's SETTINGS: only then is it known to be an HTTP/2 server.
 
@@ -115,7 +126,7 @@ async def open_connection(
     made: list[ClientConnection] = []  # only once there is a socket: on a bad day most attempts fail before
 
     def make() -> ClientConnection:
-        made.append(ClientConnection(loop, owner, config))
+        made.append(ClientConnection(loop, owner, setup))
         return made[0]
 
     try:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
+from math import inf
 from typing import cast
 
-from lbkit.http2.engine import NativeEngine
+from lbkit.http2.engines import EngineFactory, engine_factory
 from lbkit.http2.faults import ConnectionFault
-from lbkit.http2.interface import Engine, EngineConfig
+from lbkit.http2.frames import ErrorCode
+from lbkit.http2.interface import Engine
+from lbkit.limits import Counters, Limits
 from lbkit.transport import state as life
 from lbkit.transport.state import CLOSED, DRAIN, DRAINING, END, HANDSHAKE, SETTINGS
 
@@ -17,6 +20,15 @@ from lbkit.transport.state import CLOSED, DRAIN, DRAINING, END, HANDSHAKE, SETTI
 # puts client and server in lockstep: one is idle while the other works (measured: -45 % calls a second).
 _EARLY_BYTES = 4096
 _EARLY_FRAMES = 20  # ten unary calls
+
+_LINGER_S = 1.0  # for a peer to read our GOAWAY
+
+_OVERDUE = {
+    "handshake_timeout_s": "no HTTP/2 handshake",
+    "settings_timeout_s": "SETTINGS were not acknowledged",
+    "header_timeout_s": "a frame was not finished",
+    "write_timeout_s": "the peer took no byte",
+}
 
 _SCRATCH_BYTES = 256 * 1024  # what asyncio itself would read at once
 
@@ -31,16 +43,45 @@ def _scratch_of(loop: asyncio.AbstractEventLoop) -> memoryview:
     return scratch
 
 
+class ConnectionSetup:
+    """What all connections of a channel or a server share.
+
+    Args:
+        limits: what each announces and enforces.
+        engine: ``"native"`` or ``"h2"``; None asks the environment.
+
+    Attributes:
+        counters: what the limits are about, counted over all connections.
+
+    Raises:
+        ValueError, ImportError: that engine cannot be had.
+    """
+
+    __slots__ = ("counters", "engine", "limits")
+
+    def __init__(self, limits: Limits | None = None, engine: str | None = None) -> None:
+        self.limits = limits or Limits()
+        self.counters = Counters()
+        self.engine: EngineFactory = engine_factory(engine)
+
+
 class Connection(asyncio.BufferedProtocol):
     """One end of one connection: glue between an asyncio transport and an engine.
 
     Layers above queue frames with the engine's send calls and then call ``kick``.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, client: bool, config: EngineConfig) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, setup: ConnectionSetup, *, client: bool) -> None:
         self.loop = loop
-        # Subclasses implement ``ConnectionSink``.
-        self.engine: Engine = NativeEngine(client=client, sink=self, config=config, scratch=_scratch_of(loop))  # type: ignore[arg-type]
+        self.setup = setup
+        self.engine: Engine = setup.engine(
+            client=client,
+            sink=self,  # type: ignore[arg-type]  # subclasses implement ``ConnectionSink``
+            limits=setup.limits,
+            counters=setup.counters,
+            scratch=_scratch_of(loop),
+            now=loop.time,
+        )
         self.state = HANDSHAKE
         self.peer = ""
         self.closed: asyncio.Future[None] = loop.create_future()
@@ -50,7 +91,11 @@ class Connection(asyncio.BufferedProtocol):
         # With no other call on the connection there is nothing to collect: waiting would cost a turn of the loop.
         self._alone = 1 if client else 0
         self._flush_due = False
-        self._paused = False
+        self._paused_since: float | None = None  # when the kernel took no more
+        self._paused_with = 0  # bytes that waited then
+        self._reading = True
+        self._opened_at = 0.0
+        self._watchdog: asyncio.TimerHandle | None = None
         self.end_reason = ""
 
     # asyncio's side
@@ -59,17 +104,24 @@ class Connection(asyncio.BufferedProtocol):
         """Begin: send what opens the connection."""
         self._transport = cast("asyncio.Transport", transport)
         self.peer = peer_name(transport)
+        self._opened_at = self.loop.time()
         self.engine.start()
         self._flush()
+        self._watch()
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process what came and send what that produced."""
-        self.engine.buffer_updated(nbytes)
-        if self.engine.queued_bytes and not self._flush_due:
+        engine = self.engine
+        engine.buffer_updated(nbytes)
+        if engine.queued_bytes and not self._flush_due:
             self._flush_due = True
             self.loop.call_soon(self._flush)
         elif self.state == DRAINING:
             self._close_if_done()
+        if engine.unfinished_since is not None:
+            self._watch()
+        if self._paused_since is not None and self._reading:
+            self._stop_reading()
 
     def eof_received(self) -> None:
         """Let asyncio close the transport: gRPC has no half-closed connections."""
@@ -78,6 +130,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End every stream that is left."""
         self._transport = None
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         if exc is not None:
             self.end_reason = self.end_reason or describe_os_error(exc)
         self._end(self.end_reason or "the connection was closed")
@@ -86,14 +140,25 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Keep frames in the engine: the kernel takes no more for the moment."""
-        self._paused = True
+        self._paused_since = self.loop.time()
+        self._paused_with = self._unwritten()
+        self._watch()
 
     def resume_writing(self) -> None:
         """Write what has collected."""
-        self._paused = False
+        self._paused_since = None
         self._flush()
+        if not self._reading and self._transport is not None and self._paused_since is None:
+            self._reading = True
+            self._transport.resume_reading()
 
     # for the layers above
+
+    @property
+    def host(self) -> str:
+        """The peer's IP address; empty for a Unix socket."""
+        name = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else ""
 
     def kick(self) -> None:
         """Have what was queued written: now if it is much or of the only call, else at the end of the turn."""
@@ -126,15 +191,19 @@ class Connection(asyncio.BufferedProtocol):
         """Take note that ``state`` changed."""
 
     def fault(self, fault: ConnectionFault) -> None:
-        """Send the GOAWAY that the engine queued, and close."""
+        """Send the GOAWAY that the engine queued, and close; a peer that does not read it gets no second chance."""
         self._end(str(fault))
         self._flush()
         if self._transport is not None:
             self._transport.close()
+            if self._watchdog is not None:
+                self._watchdog.cancel()
+            self._watchdog = self.loop.call_later(_LINGER_S, self._transport.abort)
 
     def settings(self) -> None:
         """Take note of the peer's SETTINGS."""
         self.move(SETTINGS)
+        self._watch()
 
     def move(self, event: int) -> None:
         """Make one step in the table; tell the subclass if the state changed."""
@@ -156,10 +225,72 @@ class Connection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         self._flush_due = False
-        if self._transport is not None and not self._paused and self.engine.queued_bytes:
-            self._transport.write(self.engine.take())
+        engine = self.engine
+        while engine.queued_bytes and self._paused_since is None and self._transport is not None:
+            self._transport.write(engine.take())
         if self.state == DRAINING:
             self._close_if_done()
+
+    def _stop_reading(self) -> None:
+        """Read no more from a peer that does not read our answers (CVE-2019-9512, 9515)."""
+        if (
+            self.engine.queued_control >= self.setup.limits.control_frames_pause
+            and self._transport is not None
+        ):
+            self._reading = False
+            self.setup.counters.exceeded["control_frames_pause"] += 1
+            self._transport.pause_reading()
+
+    # what has to happen in time
+
+    def _watch(self) -> None:
+        """See to it that the watchdog looks when the next thing is due."""
+        due, _ = self._due()
+        watchdog = self._watchdog
+        if due == inf or self.state == CLOSED or (watchdog is not None and watchdog.when() <= due):
+            return
+        if watchdog is not None:
+            watchdog.cancel()
+        self._watchdog = self.loop.call_at(due, self._look)
+
+    def _due(self) -> tuple[float, str]:
+        """Return when what waits for the peer is overdue, and the name of its limit."""
+        limits, engine = self.setup.limits, self.engine
+        waits: list[tuple[float, str]] = []
+        if self.state == HANDSHAKE:
+            waits.append((self._opened_at + limits.handshake_timeout_s, "handshake_timeout_s"))
+        elif not engine.settings_acked:
+            waits.append((self._opened_at + limits.settings_timeout_s, "settings_timeout_s"))
+        if engine.unfinished_since is not None:
+            waits.append((engine.unfinished_since + limits.header_timeout_s, "header_timeout_s"))
+        if self._paused_since is not None:
+            waits.append((self._paused_since + limits.write_timeout_s, "write_timeout_s"))
+        return min(waits, default=(inf, ""))
+
+    def _look(self) -> None:
+        """End the connection if something is overdue; else look again when the next thing is."""
+        self._watchdog = None
+        due, limit = self._due()
+        if due <= self.loop.time():
+            if limit == "write_timeout_s" and (left := self._unwritten()) < self._paused_with:
+                self._paused_since, self._paused_with = self.loop.time(), left  # slow, but it reads
+            else:
+                self._overdue(limit)
+                return
+        self._watch()
+
+    def _overdue(self, limit: str) -> None:
+        self.setup.counters.exceeded[limit] += 1
+        text = f"{_OVERDUE[limit]} in {getattr(self.setup.limits, limit):g} s"
+        if limit == "settings_timeout_s":
+            self.engine.fail(ConnectionFault(ErrorCode.SETTINGS_TIMEOUT, f"{text} (RFC 9113 6.5.3)"))
+        elif limit == "header_timeout_s" and self.state != HANDSHAKE:
+            self.engine.fail(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"{text} (RFC 9113 10.5)"))
+        else:
+            self.abort(text)
+
+    def _unwritten(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def _close_if_done(self) -> None:
         if not self.engine.streams and not self.engine.queued_bytes and self._transport is not None:

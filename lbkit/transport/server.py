@@ -11,12 +11,10 @@ from lbkit.address import Address
 from lbkit.http2 import frames
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field
-from lbkit.http2.interface import EngineConfig
 from lbkit.http2.stream import Stream
-from lbkit.transport.connection import Connection
-from lbkit.transport.state import CLOSED, HANDSHAKE
+from lbkit.transport.connection import Connection, ConnectionSetup
+from lbkit.transport.state import CLOSED
 
-_HANDSHAKE_TIMEOUT_S = 10.0
 _GOAWAY_PING = b"\x01\x06\x01\x08\x00\x03\x03\x09"  # as grpc-go's, so that traces look familiar
 _GOAWAY_WAIT_S = 5.0  # for the answer to that PING
 
@@ -28,6 +26,10 @@ class ServerOwner(Protocol):
         self, connection: ServerConnection, stream: Stream, fields: tuple[Field, ...], end: bool
     ) -> None:
         """Serve a new stream; set ``stream.sink``."""
+        ...
+
+    def oversized(self, connection: ServerConnection, stream: Stream, reason: str) -> None:
+        """Answer a new stream whose headers are too large; set ``stream.sink``."""
         ...
 
     def connection_opened(self, connection: ServerConnection) -> None:
@@ -42,16 +44,15 @@ class ServerOwner(Protocol):
 class ServerConnection(Connection):
     """A connection that requests come in on."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: ServerOwner, config: EngineConfig) -> None:
-        super().__init__(loop, client=False, config=config)
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: ServerOwner, setup: ConnectionSetup) -> None:
+        super().__init__(loop, setup, client=False)
         self._owner = owner
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; a peer that does not complete the handshake in time is dropped."""
+        """Begin, and tell the owner."""
         super().connection_made(transport)
-        self._timer = self.loop.call_later(_HANDSHAKE_TIMEOUT_S, self.abort, "no HTTP/2 handshake in time")
         self._owner.connection_opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -60,14 +61,16 @@ class ServerConnection(Connection):
         super().connection_lost(exc)
         self._owner.connection_closed(self)
 
-    def on_state(self) -> None:
-        """Stop the handshake's clock once it is over."""
-        if self.state != HANDSHAKE and not self._draining:
-            self._stop_timer()
-
     def request(self, stream: Stream, fields: tuple[Field, ...], end: bool) -> None:
         """Pass a new stream on."""
         self._owner.request(self, stream, fields, end)
+
+    def oversized(self, stream: Stream, reason: str) -> None:
+        """Pass on a new stream that must be refused."""
+        self._owner.oversized(self, stream, reason)
+
+    def exhausted(self) -> None:
+        """Never happens: servers open no streams."""
 
     def goaway(self, last_stream_id: int, code: int, debug: bytes) -> None:
         """Finish what is open: a client that says GOAWAY opens nothing more."""
@@ -83,7 +86,6 @@ class ServerConnection(Connection):
         if self._draining or self.state == CLOSED:
             return
         self._draining = True
-        self._stop_timer()
         self.engine.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR, b"graceful_stop")
         self.engine.ping(_GOAWAY_PING)
         self._timer = self.loop.call_later(_GOAWAY_WAIT_S, self._say_last)

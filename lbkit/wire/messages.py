@@ -41,22 +41,23 @@ class OneMessage:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._head = b""  # the prefix, as far as it has come
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []
         self._size = 0  # bytes in parts
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the stream.
+    def feed(self, data: bytes) -> bool:
+        """Take the next bytes of the stream. True when they completed the prefix: ``missing`` is known.
 
         Raises:
             WireFault: RESOURCE_EXHAUSTED for a message above the limit; INTERNAL for a compressed one or for
                 bytes behind the message; the text says which.
         """
-        if len(self._head) < PREFIX_BYTES:
+        begins = len(self._head) < PREFIX_BYTES
+        if begins:
             missing = PREFIX_BYTES - len(self._head)
             self._head += data[:missing]
             data = data[missing:]
             if len(self._head) < PREFIX_BYTES:
-                return
+                return False
             flag, size = _unpack(self._head)
             if flag:
                 raise WireFault(
@@ -71,6 +72,22 @@ class OneMessage:
         self._parts.append(data)
         if self._size > self._expected:
             raise WireFault(StatusCode.INTERNAL, "more than one message in a unary call")
+        return begins
+
+    @property
+    def missing(self) -> int:
+        """How many bytes the message still lacks, once its prefix is complete."""
+        return self._expected - self._size
+
+    def room(self, length: int) -> memoryview:
+        """Return where the next ``length`` of the missing bytes go; ``filled`` says that they are there."""
+        part = bytearray(length)  # not the whole message: until it comes, its length is only a claim
+        self._parts.append(part)
+        return memoryview(part)
+
+    def filled(self, length: int) -> None:
+        """Take note that what ``room`` gave is full."""
+        self._size += length
 
     def finish(self) -> bytes:
         """Return the payload once the peer has ended its side.

@@ -520,7 +520,7 @@ async def test_wait_for_termination_says_whether_it_timed_out() -> None:
 
 async def test_connection_that_comes_during_a_graceful_stop_is_sent_away() -> None:
     """A TCP connection may be accepted in the very turn that the server stops."""
-    from lbkit.http2.interface import EngineConfig
+    from lbkit.transport.connection import ConnectionSetup
     from lbkit.transport.server import ServerConnection
     from tests.support.memory import MemoryTransport
 
@@ -537,7 +537,7 @@ async def test_connection_that_comes_during_a_graceful_stop_is_sent_away() -> No
         stopping = asyncio.create_task(backend.server.stop(grace=PATIENCE_S))
         await until(lambda: channel.get_state() is not lbkit.ConnectivityState.READY)
         loop = asyncio.get_running_loop()
-        late = ServerConnection(loop, backend.server, EngineConfig())
+        late = ServerConnection(loop, backend.server, ConnectionSetup())
         late.connection_made(MemoryTransport(loop, late, "late client"))
         assert late._draining
         late.abort("the test is over")

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from lbkit.address import Address
 from lbkit.http2.hpack import Field
-from lbkit.http2.interface import EngineConfig
 from lbkit.http2.stream import Stream
+from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.server import ServerConnection
 
 
@@ -120,7 +120,7 @@ class MemoryNetwork:
                 raise self._refused[str(address)]
         finally:
             self.running -= 1
-        theirs = self._protocols.get(str(address), lambda: ServerConnection(loop, self, EngineConfig()))()
+        theirs = self._protocols.get(str(address), lambda: ServerConnection(loop, self, ConnectionSetup()))()
         ours = protocol()
         near, far = MemoryTransport(loop, ours, address.host), MemoryTransport(loop, theirs, "client")
         near.other, far.other = far, near
@@ -133,6 +133,9 @@ class MemoryNetwork:
         self, connection: ServerConnection, stream: Stream, fields: tuple[Field, ...], end: bool
     ) -> None:
         self.requests.append((connection, stream))
+
+    def oversized(self, connection: ServerConnection, stream: Stream, reason: str) -> None:
+        """Ignore."""
 
     def connection_opened(self, connection: ServerConnection) -> None:
         self.connections.append(connection)

@@ -13,8 +13,8 @@ from lbkit.http2.engine import NativeEngine
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.frames import frame
 from lbkit.http2.hpack import Field
-from lbkit.http2.interface import EngineConfig
 from lbkit.http2.stream import Stream
+from lbkit.limits import Counters, Limits
 
 REQUEST: tuple[Field, ...] = (
     (b":method", b"POST"),
@@ -93,6 +93,8 @@ class Recorder:
         self.id = stream_id
         self.greedy = greedy
         self.body = bytearray()
+        self.direct = False  # whether it offers room for what it was told to expect
+        self.room = bytearray()
         self.writables = 0
 
     def headers(self, fields: tuple[Field, ...], end: bool) -> None:
@@ -103,6 +105,18 @@ class Recorder:
         self.end.events.append(("data", self.id, data, end))
         if self.greedy and not end:
             self.end.engine.consumed(self.end.opened[self.id], len(data))
+
+    def data_buffer(self, length: int) -> memoryview | None:
+        if not self.direct:
+            return None
+        self.room = bytearray(length)
+        return memoryview(self.room)
+
+    def filled(self, length: int, end: bool) -> None:
+        self.body += self.room
+        self.end.events.append(("filled", self.id, length, end))
+        if self.greedy and not end:
+            self.end.engine.consumed(self.end.opened[self.id], length)
 
     def reset(self, code: int, reason: str) -> None:
         self.end.events.append(("reset", self.id, code, reason))
@@ -117,17 +131,21 @@ class Recorder:
 class End:
     """One engine, and in ``events`` everything it said, in order."""
 
-    def __init__(self, *, client: bool, config: EngineConfig | None = None, greedy: bool = True) -> None:
+    def __init__(self, *, client: bool, limits: Limits | None = None, greedy: bool = True) -> None:
         self.greedy = greedy
         self.events: list[Event] = []
         self.sinks: dict[int, Recorder] = {}
         self.opened: dict[int, Stream] = {}  # every stream there ever was
         self.faults: list[ConnectionFault] = []
+        self.counters = Counters()
+        self.time = 0.0  # of the engine's clock, in seconds
         self.engine = NativeEngine(
             client=client,
             sink=self,
-            config=config or EngineConfig(),
+            limits=limits or Limits(),
+            counters=self.counters,
             scratch=memoryview(bytearray(SCRATCH_BYTES)),
+            now=lambda: self.time,
         )
         self.engine.start()
 
@@ -137,8 +155,15 @@ class End:
         self._add(stream)
         self.events.append(("request", stream.id, fields, end))
 
+    def oversized(self, stream: Stream, reason: str) -> None:
+        self._add(stream)
+        self.events.append(("oversized", stream.id, reason))
+
     def settings(self) -> None:
         self.events.append(("settings",))
+
+    def exhausted(self) -> None:
+        self.events.append(("exhausted",))
 
     def goaway(self, last_stream_id: int, code: int, debug: bytes) -> None:
         self.events.append(("goaway", last_stream_id, code, debug))
@@ -201,14 +226,14 @@ class Pair:
 
     def __init__(
         self,
-        client: EngineConfig | None = None,
-        server: EngineConfig | None = None,
+        client: Limits | None = None,
+        server: Limits | None = None,
         *,
         greedy: bool = True,
         shake: bool = True,
     ) -> None:
-        self.client = End(client=True, config=client, greedy=greedy)
-        self.server = End(client=False, config=server, greedy=greedy)
+        self.client = End(client=True, limits=client, greedy=greedy)
+        self.server = End(client=False, limits=server, greedy=greedy)
         if shake:
             self.pump()
 
@@ -238,9 +263,9 @@ class Scripted(End):
     """One end that has shaken hands with a peer that the test plays: ``block`` makes that peer's header blocks."""
 
     def __init__(
-        self, *, client: bool, config: EngineConfig | None = None, settings: Sequence[tuple[int, int]] = ()
+        self, *, client: bool, limits: Limits | None = None, settings: Sequence[tuple[int, int]] = ()
     ) -> None:
-        super().__init__(client=client, config=config)
+        super().__init__(client=client, limits=limits)
         self._encoder = hpack.Encoder()
         self._decoder = hpack.Decoder()
         opening = settings_frame(*settings)

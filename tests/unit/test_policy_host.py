@@ -17,6 +17,7 @@ from lbkit.picking import Picker, QueuePicker
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
 from lbkit.subchannel import ConnectOptions, Dialler, Subchannel
 from lbkit.testing.clock import VirtualClock
+from lbkit.transport.connection import ConnectionSetup
 
 IDLE = ConnectivityState.IDLE
 CONNECTING = ConnectivityState.CONNECTING
@@ -71,7 +72,7 @@ class World:
         self.scheduled: list[Callable[[], None]] = []
         self.published: list[tuple[ConnectivityState, Picker]] = []
         self.wishes = 0
-        dialler = Dialler(self.clock, random.Random(0), ConnectOptions())
+        dialler = Dialler(self.clock, random.Random(0), ConnectOptions(ConnectionSetup()))
         self.host = PolicyHost(
             Diary,
             {"a": 1},

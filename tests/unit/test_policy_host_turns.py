@@ -18,6 +18,7 @@ from lbkit.picking import QueuePicker
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
 from lbkit.subchannel import ConnectOptions, Dialler, Subchannel
 from lbkit.testing.clock import VirtualClock
+from lbkit.transport.connection import ConnectionSetup
 from tests.support.fakes import resolution
 
 IDLE = ConnectivityState.IDLE
@@ -71,7 +72,7 @@ class World:
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
-        self.dialler = Dialler(self.clock, random.Random(0), ConnectOptions())
+        self.dialler = Dialler(self.clock, random.Random(0), ConnectOptions(ConnectionSetup()))
         self.scheduled: list[Callable[[], None]] = []
         self.published: list[ConnectivityState] = []
         self.host = PolicyHost(

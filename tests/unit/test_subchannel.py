@@ -27,7 +27,7 @@ from lbkit.subchannel import (
     Dialler,
     Subchannel,
 )
-from lbkit.transport.connection import Connection
+from lbkit.transport.connection import Connection, ConnectionSetup
 from tests.support.memory import MemoryNetwork, SilentProtocol
 from tests.support.virtual_loop import run_virtual
 from tests.support.wire import REQUEST, Recorder, Scripted
@@ -70,7 +70,7 @@ class World:
         self.dialler = Dialler(
             self.loop,
             random.Random(seed),
-            ConnectOptions(connector=self.network, backoff=backoff, timeout_s=timeout_s),
+            ConnectOptions(ConnectionSetup(), connector=self.network, backoff=backoff, timeout_s=timeout_s),
         )
         self.changes: list[tuple[float, str]] = []
         self.subchannels: list[Subchannel] = []

@@ -9,7 +9,7 @@ import pytest
 from lbkit.http2 import frames
 from lbkit.http2.faults import NotHttp2
 from lbkit.http2.frames import ErrorCode, frame
-from lbkit.http2.interface import EngineConfig
+from lbkit.limits import Limits
 from tests.support.wire import (
     REQUEST,
     RESPONSE,
@@ -28,12 +28,12 @@ HTTP1_ANSWER = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 TLS_HELLO = bytes.fromhex("1603010200010001fc0303") + bytes(40)
 
 
-def server(**config: int) -> Scripted:
-    return Scripted(client=False, config=EngineConfig(**config))
+def server(**limits: int) -> Scripted:
+    return Scripted(client=False, limits=Limits(**limits))
 
 
-def client(**config: int) -> Scripted:
-    return Scripted(client=True, config=EngineConfig(**config))
+def client(**limits: int) -> Scripted:
+    return Scripted(client=True, limits=Limits(**limits))
 
 
 def assert_goaway(end: End, code: ErrorCode, *words: str, last: int = 0) -> None:
@@ -137,10 +137,10 @@ def test_client_opens_with_preface_and_settings_that_forbid_push() -> None:
 
 
 def test_server_announces_its_limits() -> None:
-    config = EngineConfig(
+    limits = Limits(
         max_concurrent_streams=7, stream_window=100_000, connection_window=200_000, max_header_list=5000
     )
-    first, second = End(client=False, config=config).sent()
+    first, second = End(client=False, limits=limits).sent()
     pairs = {frames.unpack_setting(first.payload, at) for at in range(0, len(first.payload), 6)}
     assert {
         (frames.Setting.MAX_CONCURRENT_STREAMS, 7),

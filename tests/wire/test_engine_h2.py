@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field
-from lbkit.http2.interface import EngineConfig
 from lbkit.http2.stream import Stream
+from lbkit.limits import Limits
 from tests.support.wire import REQUEST, RESPONSE, TRAILERS, End
 
 LARGE = bytes(range(256)) * 12 * 1024
@@ -95,13 +95,13 @@ class H2End:
                     self.h2.end_stream(stream_id)
 
 
-def our_client(config: EngineConfig | None = None) -> tuple[End, H2End]:
-    ours = End(client=True, config=config)
+def our_client(limits: Limits | None = None) -> tuple[End, H2End]:
+    ours = End(client=True, limits=limits)
     return ours, H2End(client=False, ours=ours)
 
 
-def our_server(config: EngineConfig | None = None) -> tuple[End, H2End]:
-    ours = End(client=False, config=config)
+def our_server(limits: Limits | None = None) -> tuple[End, H2End]:
+    ours = End(client=False, limits=limits)
     return ours, H2End(client=True, ours=ours)
 
 
@@ -190,7 +190,7 @@ def test_settings_of_h2_are_obeyed() -> None:
 
 
 def test_our_settings_reach_h2() -> None:
-    _, theirs = our_server(EngineConfig(max_concurrent_streams=5, stream_window=70_000, max_header_list=9000))
+    _, theirs = our_server(Limits(max_concurrent_streams=5, stream_window=70_000, max_header_list=9000))
     assert theirs.of(RemoteSettingsChanged)
     assert theirs.h2.remote_settings.max_concurrent_streams == 5
     assert theirs.h2.remote_settings.initial_window_size == 70_000
@@ -260,7 +260,7 @@ def test_padding_and_priority_of_h2_are_stripped() -> None:
 
 
 def test_header_lists_of_several_frames_agree() -> None:
-    wide = EngineConfig(max_header_list=60_000)
+    wide = Limits(max_header_list=60_000)
     fields = (*REQUEST, *((b"x-%d" % n, b"v" * 3000) for n in range(12)))
     ours, theirs = our_client(wide)
     stream = ours.open(fields, end=True)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from lbkit.http2 import frames
 from lbkit.http2.frames import ErrorCode
-from lbkit.http2.interface import EngineConfig
 from lbkit.http2.stream import CLOSED
+from lbkit.limits import Limits
 from tests.support.wire import REQUEST, RESPONSE, TRAILERS, End, Event, Pair
 
-SMALL = EngineConfig(stream_window=65535, connection_window=65535)
+SMALL = Limits(stream_window=65535, connection_window=65535)
 MEGABYTES = bytes(range(256)) * (3 * 4096)
 
 
@@ -35,7 +35,7 @@ def test_handshake_tells_both_sides_settings_once() -> None:
     pair = Pair()
     assert pair.client.events == [("settings",)]
     assert pair.server.events == [("settings",)]
-    assert pair.client.engine.max_streams == EngineConfig().max_concurrent_streams
+    assert pair.client.engine.max_streams == Limits().max_concurrent_streams
 
 
 def test_unary_exchange_arrives_in_order() -> None:
@@ -215,7 +215,7 @@ def test_no_frame_is_longer_than_the_peer_takes() -> None:
 
 
 def test_sender_stops_at_the_streams_window() -> None:
-    pair = Pair(server=EngineConfig(stream_window=70_000), greedy=False)
+    pair = Pair(server=Limits(stream_window=70_000), greedy=False)
     stream = pair.client.open()
     pair.client.engine.send_data(stream, MEGABYTES, True)
     pair.pump()
@@ -223,7 +223,7 @@ def test_sender_stops_at_the_streams_window() -> None:
 
 
 def test_sender_stops_at_the_connections_window() -> None:
-    pair = Pair(server=EngineConfig(stream_window=1_000_000, connection_window=65535))
+    pair = Pair(server=Limits(stream_window=1_000_000, connection_window=65535))
     first, second = pair.client.open(), pair.client.open()
     for stream in (first, second):
         pair.client.engine.send_data(stream, MEGABYTES, True)
@@ -256,7 +256,7 @@ def test_a_stream_nobody_reads_stops_no_other() -> None:
 
 
 def test_blocked_streams_take_turns_frame_by_frame() -> None:
-    pair = Pair(server=EngineConfig(stream_window=65535, connection_window=65535), shake=True)
+    pair = Pair(server=Limits(stream_window=65535, connection_window=65535), shake=True)
     hog = pair.client.open()
     pair.client.engine.send_data(hog, b"x" * 65535, True)  # the connection's window is used up
     first, second = pair.client.open(), pair.client.open()
@@ -269,7 +269,7 @@ def test_blocked_streams_take_turns_frame_by_frame() -> None:
 
 
 def test_windows_come_back_in_quarters() -> None:
-    pair = Pair(server=EngineConfig(stream_window=80_000, connection_window=160_000), greedy=False)
+    pair = Pair(server=Limits(stream_window=80_000, connection_window=160_000), greedy=False)
     stream = pair.client.open()
     pair.client.engine.send_data(stream, b"x" * 70_000, False)
     pair.server.receive(pair.client.engine.take())
@@ -367,7 +367,7 @@ def test_empty_end_passes_a_negative_window() -> None:
 
 
 def test_a_raised_window_frees_blocked_streams() -> None:
-    pair = Pair(server=EngineConfig(stream_window=65535), greedy=False)
+    pair = Pair(server=Limits(stream_window=65535), greedy=False)
     stream = pair.client.open()
     pair.client.engine.send_data(stream, b"x" * 80_000, True)
     pair.pump()
@@ -423,7 +423,7 @@ def test_unknown_settings_are_ignored() -> None:
 
 
 def test_streams_above_the_limit_are_refused_one_by_one() -> None:
-    pair = Pair(server=EngineConfig(max_concurrent_streams=2))
+    pair = Pair(server=Limits(max_concurrent_streams=2))
     streams = [pair.client.open() for _ in range(4)]
     pair.pump()
     assert [event[1] for event in pair.server.of("request")] == [1, 3]
@@ -512,7 +512,7 @@ def test_nothing_is_processed_after_the_connection_is_lost() -> None:
 
 
 def test_long_header_blocks_go_out_in_continuations_and_come_back_whole() -> None:
-    wide = EngineConfig(max_header_list=60_000)
+    wide = Limits(max_header_list=60_000)
     pair = Pair(wide, wide)
     fields = (*REQUEST, *((b"x-%d" % n, b"\xf0" * 1500) for n in range(20)))
     pair.client.open(fields, end=True)

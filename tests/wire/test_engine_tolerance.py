@@ -6,7 +6,7 @@ import pytest
 
 from lbkit.http2 import frames
 from lbkit.http2.frames import ErrorCode, frame
-from lbkit.http2.interface import EngineConfig
+from lbkit.limits import Limits
 from tests.support.wire import (
     REQUEST,
     TRAILERS,
@@ -18,12 +18,12 @@ from tests.support.wire import (
 )
 
 
-def server(**config: int) -> Scripted:
-    return Scripted(client=False, config=EngineConfig(**config))
+def server(**limits: int) -> Scripted:
+    return Scripted(client=False, limits=Limits(**limits))
 
 
-def client(**config: int) -> Scripted:
-    return Scripted(client=True, config=EngineConfig(**config))
+def client(**limits: int) -> Scripted:
+    return Scripted(client=True, limits=Limits(**limits))
 
 
 @pytest.mark.parametrize("how", ["DATA", "HEADERS", "RST_STREAM", "WINDOW_UPDATE"])

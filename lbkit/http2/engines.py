@@ -1,0 +1,52 @@
+"""Which HTTP/2 engine connections use: our own, or h2's as the reference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from lbkit.http2.engine import NativeEngine
+from lbkit.http2.interface import ConnectionSink, Engine
+from lbkit.limits import Counters, Limits
+from lbkit.suggest import did_you_mean
+
+VARIABLE = "LBKIT_HTTP2_ENGINE"
+NATIVE = "native"
+H2 = "h2"
+
+
+class EngineFactory(Protocol):
+    """Makes the engine of one connection; the parameters are those of ``NativeEngine``."""
+
+    def __call__(
+        self,
+        *,
+        client: bool,
+        sink: ConnectionSink,
+        limits: Limits,
+        counters: Counters,
+        scratch: memoryview,
+        now: Callable[[], float],
+    ) -> Engine:
+        """Return a new engine."""
+        ...
+
+
+def engine_factory(name: str | None = None) -> EngineFactory:
+    """Return what makes engines of a name; without one, of the name in ``LBKIT_HTTP2_ENGINE``, else the native.
+
+    Raises:
+        ValueError: there is no engine of that name.
+        ImportError: the package that it needs is not installed; says how to get it.
+    """
+    name = name or os.environ.get(VARIABLE) or NATIVE
+    if name == NATIVE:
+        return NativeEngine
+    if name == H2:
+        try:
+            from lbkit.http2.h2_engine import H2Engine
+        except ModuleNotFoundError as error:
+            raise ImportError(f"engine {H2!r} needs the h2 package: pip install 'lbkit[h2]'") from error
+        return H2Engine
+    raise ValueError(f"no HTTP/2 engine {name!r}.{did_you_mean(name, (NATIVE, H2))}")

@@ -1,0 +1,198 @@
+"""What a peer may do only so often. Everything here is off the hot path: ordinary calls never come by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lbkit.http2.faults import ConnectionFault
+from lbkit.http2.frames import ErrorCode
+from lbkit.limits import Counters, Limits
+
+# A peer may send so many WINDOW_UPDATEs, and more for each stream and each frame that it got (as Envoy counts).
+_WINDOW_UPDATES = 5
+_WINDOW_UPDATES_PER_STREAM = 2
+_WINDOW_UPDATES_PER_PIECE = 10
+
+
+class Bucket:
+    """So many at once, and so many more for each second: the usual token bucket."""
+
+    __slots__ = ("_burst", "_filled_at", "_rate", "level")
+
+    def __init__(self, burst: float, rate: float, now: float) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._filled_at = now
+        self.level = float(burst)
+
+    def take(self, now: float, earned: int = 0) -> bool:
+        """Take one out; False if there was none. ``earned`` more are put in before."""
+        level = min(self._burst, self.level + (now - self._filled_at) * self._rate + earned)
+        self._filled_at = now
+        self.level = level - 1 if level >= 1 else level
+        return level >= 1
+
+
+class Guard:
+    """Counts what one peer does, and ends the connection with ENHANCE_YOUR_CALM when it is too much.
+
+    Args:
+        limits: how much is too much.
+        counters: where everything is counted, for all connections together.
+        now: returns the time in seconds, from any beginning.
+        client: whether we are the client: a server's PINGs are not held to gRFC A8.
+    """
+
+    __slots__ = (
+        "_client",
+        "_counters",
+        "_empty_at",
+        "_empty_frames",
+        "_glitches",
+        "_limits",
+        "_now",
+        "_opened",
+        "_ping_at",
+        "_ping_sent",
+        "_pings",
+        "_priority_frames",
+        "_resets",
+        "_settings",
+        "_strikes",
+        "_window_updates",
+    )
+
+    def __init__(self, limits: Limits, counters: Counters, now: Callable[[], float], *, client: bool) -> None:
+        self._limits = limits
+        self._counters = counters
+        self._now = now
+        self._client = client
+        # Made when first needed: most connections never need one.
+        self._resets: Bucket | None = None
+        self._glitches: Bucket | None = None
+        self._settings: Bucket | None = None
+        self._pings: Bucket | None = None
+        self._opened = 0  # streams there had been at the last reset
+        self._empty_frames = 0
+        self._empty_at: object = None
+        self._priority_frames = 0
+        self._window_updates = 0
+        self._ping_at: float | None = None
+        self._ping_sent = 0
+        self._strikes = 0
+
+    def reset(self, opened: int, what: str) -> None:
+        """Count a stream reset by the peer, or by us for what it did (CVE-2023-44487, CVE-2025-8671).
+
+        Args:
+            opened: streams that the connection has had so far.
+            what: what happened, for the message.
+        """
+        limits = self._limits
+        now = self._now()
+        if self._resets is None:
+            self._resets = Bucket(limits.resets_burst, limits.resets_rate, now)
+        # Each stream since the last one was not reset: callers that cancel one call in two stay welcome.
+        earned = max(0, opened - self._opened - 1)
+        self._opened = opened
+        self._counters.seen["resets"] += 1
+        if not self._resets.take(now, earned):
+            self.exceed("resets", f"too many streams were reset; the last: {what}")
+
+    def glitch(self, what: str) -> None:
+        """Count an oddity that is tolerated."""
+        limits = self._limits
+        now = self._now()
+        if self._glitches is None:
+            self._glitches = Bucket(limits.glitches_burst, limits.glitches_rate, now)
+        self._counters.seen["glitches"] += 1
+        if not self._glitches.take(now):
+            self.exceed("glitches", f"too many oddities; the last: {what}")
+
+    def empty_frame(self, before: object, after: object) -> None:
+        """Count a frame that carries nothing and ends nothing (CVE-2019-9518).
+
+        Args:
+            before: anything that changes with frames that do carry something, as it was before this frame.
+            after: the same after it.
+        """
+        self._empty_frames = self._empty_frames + 1 if before == self._empty_at else 1
+        self._empty_at = after
+        self._counters.seen["empty_frames"] += 1
+        if self._empty_frames > self._limits.empty_frames:
+            self.exceed("empty_frames", f"{self._empty_frames} empty frames in a row")
+
+    def priority(self, opened: int) -> None:
+        """Count a PRIORITY frame (CVE-2019-9513)."""
+        self._priority_frames += 1
+        self._counters.seen["priority_frames"] += 1
+        if self._priority_frames > self._limits.priority_frames * (1 + opened):
+            self.exceed("priority_frames", f"{self._priority_frames} PRIORITY frames, {opened} streams")
+
+    def window_update(self, opened: int, sent: int) -> None:
+        """Count a WINDOW_UPDATE.
+
+        Args:
+            opened: streams that the connection has had so far.
+            sent: pieces of HEADERS and DATA frames that we have sent, two to a frame.
+        """
+        self._window_updates += 1
+        self._counters.seen["window_updates"] += 1
+        most = _WINDOW_UPDATES + _WINDOW_UPDATES_PER_STREAM * opened + _WINDOW_UPDATES_PER_PIECE * sent
+        if self._window_updates > most:
+            self.exceed(
+                "window_updates",
+                f"{self._window_updates} WINDOW_UPDATEs for {sent >> 1} frames on {opened} streams",
+            )
+
+    def settings(self, entries: int) -> None:
+        """Count a SETTINGS frame (CVE-2019-9515)."""
+        limits = self._limits
+        now = self._now()
+        if self._settings is None:
+            self._settings = Bucket(limits.settings_burst, limits.settings_rate, now)
+        self._counters.seen["settings"] += 1
+        if entries > limits.settings_entries:
+            self.exceed("settings_entries", f"SETTINGS with {entries} entries")
+        if not self._settings.take(now):
+            self.exceed("settings", "too many SETTINGS frames")
+
+    def ping(self, sent: int, streams: int) -> None:
+        """Count a PING (CVE-2019-9512, gRFC A8).
+
+        Args:
+            sent: pieces of HEADERS and DATA that we have sent; while there are some, peers may measure the path.
+            streams: how many are open.
+        """
+        self._counters.seen["pings"] += 1
+        now = self._now()
+        at, self._ping_at = self._ping_at, now
+        if sent != self._ping_sent:
+            self._ping_sent = sent
+            self._strikes = 0
+            return
+        limits = self._limits
+        if not self._client:
+            interval = limits.ping_interval_s if streams else limits.idle_ping_interval_s
+            if at is not None and now - at < interval:
+                self._strikes += 1
+                if self._strikes > limits.ping_strikes:
+                    self.exceed("ping_strikes", "too_many_pings")
+        if self._pings is None:
+            self._pings = Bucket(limits.pings_burst, limits.pings_rate, now)
+        if not self._pings.take(now):
+            self.exceed("pings", "too many PINGs")
+
+    def control_frames(self, queued: int) -> None:
+        """Look at how many answers of ours wait for a peer that does not read (CVE-2019-9514)."""
+        if queued > self._limits.control_frames:
+            self.exceed("control_frames", f"{queued} answers wait to be read")
+
+    def exceed(self, limit: str, text: str) -> None:
+        """End the connection for a limit.
+
+        Raises:
+            ConnectionFault: ENHANCE_YOUR_CALM.
+        """
+        self._counters.exceeded[limit] += 1
+        raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"{text} (RFC 9113 10.5)")
