@@ -22,7 +22,7 @@ from lbkit.resolution import CallConfig, MethodConfig
 from lbkit.status import Status, StatusCode
 from lbkit.transport.client import ClientConnection
 from lbkit.wire.faults import WireFault
-from lbkit.wire.messages import OneMessage, frame_message, whole_message
+from lbkit.wire.messages import OneMessage, send_message, whole_message
 from lbkit.wire.metadata import decode_metadata, encode_metadata
 from lbkit.wire.requests import is_grpc
 from lbkit.wire.status import OK, status_of_http, status_of_reset, status_of_trailers
@@ -123,7 +123,9 @@ class UnaryUnaryCall:
         self._callbacks: list[Callable[[UnaryUnaryCall], object]] | None = None
         self._earlier: list[Attempt] | None = None  # attempts before the present one
         fields = encode_metadata(metadata) if metadata else []
-        self._request = fields, frame_message(request)
+        if type(request) is not bytes:
+            request = b"".join((request,))  # says what a serialiser returned that is no bytes at all
+        self._request = fields, request
         self._config: CallConfig = channel.select(self)
         self._sent = self._began = channel.clock.time()
         config = self._config.method_config
@@ -288,7 +290,7 @@ class UnaryUnaryCall:
         if self._status is not None:
             return
         engine = connection.engine
-        fields, message = self._request
+        fields, request = self._request
         if self._deadline is not None:
             now = self._sent = self._channel.clock.time()
             if now - self._began > _LATE_S:
@@ -302,7 +304,7 @@ class UnaryUnaryCall:
         self._connection = connection
         stream = self._stream = engine.open(self)
         engine.send_headers(stream, self._method.prefix, fields, False)
-        engine.send_data(stream, message, True)
+        send_message(engine, stream, request, True)
         connection.kick()
 
     def no_room(self) -> None:

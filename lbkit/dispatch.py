@@ -18,7 +18,7 @@ from lbkit.status import Status, StatusCode
 from lbkit.suggest import did_you_mean
 from lbkit.transport.server import ServerConnection
 from lbkit.wire.faults import WireFault
-from lbkit.wire.messages import OneMessage, frame_message, whole_message
+from lbkit.wire.messages import OneMessage, send_message, whole_message
 from lbkit.wire.metadata import encode_metadata
 from lbkit.wire.requests import RequestHead, RequestRefused
 from lbkit.wire.status import OK, status_fields
@@ -332,11 +332,11 @@ class ServerCall(ServicerContext):
             if self._code is not StatusCode.OK:
                 self._end_stream(Status(self._code, self._details), _HEAD)
                 return
-            data = frame_message(self._handler.serialize(response))
+            payload = self._handler.serialize(response)
             if not self._head_sent:
                 self._send_head(())
             connection = self._connection
-            if not connection.engine.send_data(self._stream, data, False):
+            if not send_message(connection.engine, self._stream, payload, False):
                 self._writable = self._dispatcher.loop.create_future()
                 connection.kick()
                 await self._writable

@@ -64,7 +64,7 @@ class Limits:
     stream_window: int = 256 * _KIB
     connection_window: int = 1 * _MIB
     max_window: int = 16 * _MIB
-    send_buffer: int = 1 * _MIB
+    send_buffer: int = 256 * _KIB
     max_frame_size: int = 16 * _KIB
     header_list_advertised: int = 8 * _KIB
     max_header_list: int = 16 * _KIB

@@ -134,15 +134,19 @@ class Control(Outbound):
 
     def _on_settings_ack(self) -> None:
         """From here on the peer obeys our SETTINGS (RFC 9113 6.5.3)."""
-        if self.settings_acked:
+        if not self._settings_unacked:
             self._guard.glitch("SETTINGS ACK for no SETTINGS")
             return
+        self._settings_unacked -= 1
+        if self.settings_acked:
+            return
         self.settings_acked = True
-        change = self.limits.stream_window - self._initial_window
-        if change:
+        change = min(0, self.limits.stream_window - frames.DEFAULT_WINDOW)
+        if change:  # it was below the RFC's default
             self._initial_window += change
             for stream in self.streams.values():
                 stream.receive_window += change
+                stream.ends_at += change
 
     def _apply_setting(self, key: int, value: int) -> None:
         """Obey one parameter of the peer (RFC 9113 6.5.2)."""
@@ -188,9 +192,8 @@ class Control(Outbound):
         self._unanswered -= 1
         if data == PING_PAYLOAD:
             growth = self._tuner.end(self._received + self._unreturned, self._now())
-            if growth:  # the window of all streams together, too; each stream grows when it is next read
-                self._receive_window += growth
-                self._queue(frames.frame(WINDOW_UPDATE, 0, 0, pack_u32(growth)))
+            if growth:
+                self._grow(growth)
         else:
             self._sink.pong(data)
 

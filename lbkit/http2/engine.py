@@ -18,9 +18,7 @@ from lbkit.http2.frames import (
     PRIORITY_FLAG,
     SETTINGS,
     STREAM_ID_MASK,
-    WINDOW_UPDATE,
     ErrorCode,
-    pack_u32,
     unpack_header,
 )
 from lbkit.http2.headers import Headers
@@ -30,6 +28,7 @@ from lbkit.http2.stream import CLOSED, HALF_CLOSED_REMOTE, NO_LENGTH, Stream
 from lbkit.limits import Counters, Limits
 
 _SHOWN = 60  # bytes of a stranger's first words that go into a message
+_DIRECT = 32 * 1024  # bytes still to come of a frame, for which a read of their own is worth its while
 _WINDOW_TEXT = "more DATA than the window (RFC 9113 6.9.1)"
 
 # RFC 9113 3.4 lets us leave out GOAWAY; to who speaks HTTP/1.1 we say what is wrong in its own language.
@@ -187,16 +186,9 @@ class NativeEngine(Headers):
             else:
                 self._on_control(kind, flags, stream_id & STREAM_ID_MASK, data[at:end])
             at = end
-        if self._unreturned >= self.limits.connection_window >> 2:
+        if self._unreturned >= self._connection_target >> 2:
             self._return_window()
         return at
-
-    def _return_window(self) -> None:
-        """Give the connection's window back on receipt, so that a stream nobody reads does not stop the others."""
-        self._receive_window += self._unreturned
-        self._received += self._unreturned
-        self._queue(frames.frame(WINDOW_UPDATE, 0, 0, pack_u32(self._unreturned)))
-        self._unreturned = 0
 
     def _keep(self, data: bytes, done: int) -> None:
         """Keep an unfinished frame, and note since when there is one that has to be finished in time."""
@@ -255,16 +247,6 @@ class NativeEngine(Headers):
             self._guard.empty_frame((mark - length, self._peer_last_id), (mark, self._peer_last_id))
         if length > end - at:
             self.consumed(stream, length - (end - at))
-        if stream.expected and end > at:
-            stream.expected = max(0, stream.expected - (end - at))
-            room = stream.sink.data_buffer(end - at)
-            self._settle(stream)
-            if room is not None:
-                room[:] = memoryview(data)[at:end]
-                if last:
-                    self._peer_ended(stream)
-                stream.sink.filled(end - at, last)
-                return
         if last:
             self._peer_ended(stream)
         stream.sink.data(data[at:end], last)
@@ -306,11 +288,14 @@ class NativeEngine(Headers):
         high, low, _, flags, stream_id = unpack_header(data, at)
         length = high << 8 | low
         stream = self.streams.get(stream_id & STREAM_ID_MASK)
+        have = len(data) - at - 9
         if (
             stream is None
-            or not 0 < length <= min(stream.expected, stream.receive_window, self._receive_window)
+            or not stream.plain
             or flags & PADDED
-            or stream.missing != NO_LENGTH
+            or length - have < _DIRECT
+            or length
+            > min(stream.receive_window - stream.ends_at, stream.receive_window, self._receive_window)
         ):
             return False  # what is wrong with it, if anything, is said when it is complete
         room = stream.sink.data_buffer(length)
@@ -319,9 +304,6 @@ class NativeEngine(Headers):
         self._receive_window -= length
         self._unreturned += length
         stream.receive_window -= length
-        stream.expected -= length
-        self._settle(stream)
-        have = len(data) - at - 9
         room[:have] = memoryview(data)[at + 9 :]
         self._room, self._room_size, self._room_end = room[have:], length, flags & END_STREAM != 0
         self._room_stream = stream
@@ -336,7 +318,7 @@ class NativeEngine(Headers):
             return
         stream, end = self._room_stream, self._room_end
         self._room = self._room_stream = None
-        if self._unreturned >= self.limits.connection_window >> 2:
+        if self._unreturned >= self._connection_target >> 2:
             self._return_window()
         if stream.state != CLOSED:
             if end:

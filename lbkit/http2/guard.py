@@ -12,6 +12,7 @@ from lbkit.limits import Counters, Limits
 _WINDOW_UPDATES = 5
 _WINDOW_UPDATES_PER_STREAM = 2
 _WINDOW_UPDATES_PER_PIECE = 10
+_PINGS_SAVED = 64  # a megabyte of DATA
 
 
 class Bucket:
@@ -161,14 +162,16 @@ class Guard:
         """Count a PING (CVE-2019-9512, gRFC A8).
 
         Args:
-            sent: pieces of HEADERS and DATA that we have sent; while there are some, peers may measure the path.
+            sent: pieces of HEADERS and DATA frames that we have sent, two to a frame.
             streams: how many are open.
         """
         self._counters.seen["pings"] += 1
         now = self._now()
         at, self._ping_at = self._ping_at, now
-        if sent != self._ping_sent:
-            self._ping_sent = sent
+        # One for each frame that we sent is free; not many frames later, for that would be no measuring any more.
+        self._ping_sent = max(self._ping_sent, sent - _PINGS_SAVED * 2)
+        if sent > self._ping_sent:
+            self._ping_sent += 2
             self._strikes = 0
             return
         limits = self._limits

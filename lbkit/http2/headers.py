@@ -186,9 +186,7 @@ class Headers(Control):
             if end and length > 0:
                 self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR, _LENGTH_TEXT)
                 return
-        stream = Stream(
-            stream_id, self._peer_stream_window, self._initial_window, self.limits.stream_window, NULL_SINK
-        )
+        stream = Stream(stream_id, self._peer_stream_window, self._initial_window, NULL_SINK)
         self.streams[stream_id] = stream
         stream.answered = True
         if end:

@@ -108,7 +108,7 @@ class Engine(Protocol):
 
     @property
     def settings_acked(self) -> bool:
-        """Whether the peer has acknowledged our SETTINGS."""
+        """Whether the peer has acknowledged our first SETTINGS: from then on it knows our limits."""
         ...
 
     @property

@@ -25,7 +25,6 @@ from lbkit.http2.interface import ConnectionSink, StreamSink
 from lbkit.http2.stream import (
     CLOSED,
     HALF_CLOSED_REMOTE,
-    NO_LENGTH,
     RESET,
     SEND_END,
     TRANSITIONS,
@@ -38,7 +37,6 @@ from lbkit.limits import Counters, Limits
 _LAST_ID = frames.MAX_STREAM_ID // 4 * 3
 
 LONGEST_FRAME = 256 * 1024  # that we send, though the peer takes longer ones: other streams wait meanwhile
-_DIRECT = 16 * 1024  # bytes of a message that are worth being received straight into its buffer
 
 
 class Outbound:
@@ -60,7 +58,7 @@ class Outbound:
         self.held = 0
         self.max_streams = frames.MAX_STREAM_ID  # until the peer says less
         self.max_header_list = frames.MAX_STREAM_ID  # see above
-        self.settings_acked = False
+        self.settings_acked = False  # the first: from then on the peer knows our limits
         self.queued_bytes = 0
         self.queued_control = 0
         self._sink = sink
@@ -75,8 +73,11 @@ class Outbound:
         self._next_id = 1 if client else 2
         self._send_window = frames.DEFAULT_WINDOW
         self._receive_window = max(limits.connection_window, frames.DEFAULT_WINDOW)
+        self._connection_target = self._receive_window  # what the connection's window is filled up to
         self._received = 0  # bytes of DATA frames whose connection window was given back
         self._unreturned = 0  # and was not
+        self._settings_unacked = 0  # SETTINGS frames of ours
+        self._stream_target = limits.stream_window  # what a stream's window is filled up to
         # Until the peer has acknowledged our SETTINGS it may send as much as the RFC's default (RFC 9113 6.9.2).
         self._initial_window = max(limits.stream_window, frames.DEFAULT_WINDOW)
         self._peer_stream_window = frames.DEFAULT_WINDOW
@@ -84,6 +85,7 @@ class Outbound:
         self._peer_last_id = 0  # the highest stream the peer opened
         self._served_up_to = frames.MAX_STREAM_ID  # our last GOAWAY: the peer may try again what is above it
         self._unanswered = 0  # PINGs
+        self._withheld = False  # the connection's window is, until streams are read
         self._blocked: deque[Stream] = deque()  # streams with pending data, served in turn
 
     @property
@@ -113,9 +115,7 @@ class Outbound:
         """Take the next stream id."""
         stream_id = self._next_id
         self._next_id = stream_id + 2
-        stream = Stream(
-            stream_id, self._peer_stream_window, self._initial_window, self.limits.stream_window, sink
-        )
+        stream = Stream(stream_id, self._peer_stream_window, self._initial_window, sink)
         self.streams[stream_id] = stream
         if stream_id >= _LAST_ID:
             self._sink.exhausted()
@@ -185,23 +185,21 @@ class Outbound:
             stream.advance -= paid
             count -= paid
         unreturned = stream.unreturned = stream.unreturned + count
-        if unreturned >= stream.target >> 2 and stream.state < HALF_CLOSED_REMOTE:
-            if self._tuner.begin(self._received + self._unreturned, self._now()):
-                self.ping(PING_PAYLOAD)
-            growth = self._tuner.window - stream.target  # only streams that are read grow
-            if growth > 0:
-                stream.target += growth
-                unreturned += growth
+        if (
+            unreturned >= self._stream_target >> 2
+            and stream.state < HALF_CLOSED_REMOTE
+            and not 0 <= stream.ends_at < stream.receive_window  # the message can end without more
+        ):
             stream.unreturned = 0
             self._give(stream, unreturned)
+        if self._withheld:
+            self._return_window()
 
     def expect(self, stream: Stream, count: int) -> None:
         """Give the peer window for the rest of a message at once, and be ready to receive it in place."""
         if stream.state >= HALF_CLOSED_REMOTE:
             return
-        if count >= _DIRECT:
-            stream.expected = count
-            stream.plain = False
+        stream.ends_at = stream.receive_window - count
         ahead = count - stream.receive_window
         if ahead > 0:
             stream.advance += ahead
@@ -231,6 +229,7 @@ class Outbound:
         ]
         payload = b"".join(frames.pack_setting(key, value) for key, value in settings)
         self._queue(frames.frame(frames.SETTINGS, 0, 0, payload))
+        self._settings_unacked += 1
         if (more := limits.connection_window - frames.DEFAULT_WINDOW) > 0:
             self._queue(frames.frame(WINDOW_UPDATE, 0, 0, pack_u32(more)))
 
@@ -241,8 +240,42 @@ class Outbound:
         self.queued_control += 1
         self._control += 1
 
+    def _grow(self, growth: int) -> None:
+        """Raise all windows: the path has room for more (see ``tuner``)."""
+        self._stream_target += growth
+        self._initial_window += growth
+        for stream in self.streams.values():
+            stream.receive_window += growth
+            stream.ends_at += growth
+        self._queue(
+            frames.frame(
+                frames.SETTINGS, 0, 0, frames.pack_setting(Setting.INITIAL_WINDOW_SIZE, self._stream_target)
+            )
+        )
+        self._settings_unacked += 1
+        self._connection_target += growth
+        self._receive_window += growth
+        self._queue(frames.frame(WINDOW_UPDATE, 0, 0, pack_u32(growth)))
+
+    def _return_window(self) -> None:
+        """Give the connection's window back on receipt, so that a stream nobody reads does not stop the others.
+
+        Within limits: not while more than ``max_window`` bytes wait to be read.
+        """
+        unread = sum([stream.unread(self._initial_window) for stream in self.streams.values()])
+        self._withheld = unread > self.limits.max_window
+        if self._withheld:
+            return
+        if self._tuner.begin(self._received + self._unreturned, self._now()):
+            self.ping(PING_PAYLOAD)
+        self._receive_window += self._unreturned
+        self._received += self._unreturned
+        self._queue(frames.frame(WINDOW_UPDATE, 0, 0, pack_u32(self._unreturned)))
+        self._unreturned = 0
+
     def _give(self, stream: Stream, count: int) -> None:
         stream.receive_window += count
+        stream.ends_at += count
         self._queue(frames.frame(WINDOW_UPDATE, 0, stream.id, pack_u32(count)))
 
     def _sent(self) -> int:
@@ -261,15 +294,8 @@ class Outbound:
         stream.pending = None
         stream.send_window = -frames.MAX_WINDOW  # so that the short way of ``send_data`` is shut for it
         self.streams.pop(stream.id, None)
-
-    def _settle(self, stream: Stream) -> None:
-        """Work out whether DATA may take the short way."""
-        stream.plain = (
-            stream.state < HALF_CLOSED_REMOTE
-            and stream.answered
-            and not stream.expected
-            and stream.missing == NO_LENGTH
-        )
+        if self._withheld:
+            self._return_window()
 
     def _pump(self, *, tell: bool = True) -> None:
         """Send pending data, one frame to a stream in turn, as far as windows and ``send_buffer`` go.

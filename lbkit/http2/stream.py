@@ -45,7 +45,7 @@ class Stream:
     __slots__ = (
         "advance",
         "answered",
-        "expected",
+        "ends_at",
         "id",
         "missing",
         "pending",
@@ -55,27 +55,29 @@ class Stream:
         "send_window",
         "sink",
         "state",
-        "target",
         "unreturned",
     )
 
-    def __init__(
-        self, stream_id: int, send_window: int, receive_window: int, target: int, sink: StreamSink
-    ) -> None:
+    def __init__(self, stream_id: int, send_window: int, receive_window: int, sink: StreamSink) -> None:
         self.id = stream_id
         self.sink = sink
         self.state = OPEN
         self.send_window = send_window
         self.receive_window = receive_window
-        self.target = target  # what the receive window is filled up to
         self.unreturned = 0  # bytes consumed whose window was not given back yet
         self.advance = 0  # bytes of window given ahead of their time, for a message that the sink waits for
         self.pending: deque[memoryview] | None = None  # data waiting for window
         self.pending_end = False  # END_STREAM follows the pending data
         self.answered = False  # client: the final response headers have come
         self.plain = False  # DATA may take the short way: nothing below is to be looked at
-        self.expected = 0  # bytes that the sink wants to receive straight into its own buffer
+        self.ends_at = (
+            receive_window  # where the receive window will be when the message has come that is awaited
+        )
         self.missing = NO_LENGTH  # bytes that content-length still promises
+
+    def unread(self, initial_window: int) -> int:
+        """Return how many bytes have come that were not consumed."""
+        return initial_window + self.advance - self.receive_window - self.unreturned
 
     def __repr__(self) -> str:
         return f"Stream({self.id}, {STATE_NAMES[self.state]})"

@@ -46,4 +46,4 @@ def test_table_has_no_other_rows() -> None:
 
 
 def test_stream_says_its_state() -> None:
-    assert repr(Stream(7, 0, 0, 0, Recorder(End(client=True), 7))) == "Stream(7, open)"
+    assert repr(Stream(7, 0, 0, Recorder(End(client=True), 7))) == "Stream(7, open)"

@@ -1,0 +1,131 @@
+"""The frames that carry no call, in the reference engine (RFC 9113 6.3 to 6.9)."""
+
+from __future__ import annotations
+
+from h2.events import ConnectionTerminated, StreamReset
+
+from lbkit.http2 import frames
+from lbkit.http2.closed import RESET_BY_PEER, RESET_BY_US
+from lbkit.http2.faults import ConnectionFault
+from lbkit.http2.frames import (
+    ACK,
+    CONTINUATION,
+    PING,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    STREAM_ID_MASK,
+    WINDOW_UPDATE,
+    ErrorCode,
+    error_name,
+    pack_u32,
+    unpack_u32,
+)
+from lbkit.http2.h2_headers import H2Headers, StreamFault
+from lbkit.http2.hpack import DEFAULT_TABLE_SIZE
+from lbkit.http2.stream import HALF_CLOSED_REMOTE
+
+
+class H2Control(H2Headers):
+    """What the reference engine does about control frames."""
+
+    _last_goaway = frames.MAX_STREAM_ID  # the id in the peer's last GOAWAY
+
+    def _on_control(self, kind: int, flags: int, stream_id: int, frame: bytes) -> None:
+        if kind == WINDOW_UPDATE:
+            self._on_window_update(stream_id, frame)
+        elif kind == RST_STREAM:
+            self._on_reset(stream_id, frame)
+        elif kind > CONTINUATION:  # RFC 9113 5.5 has us ignore it, and h2 does not ignore ALTSVC
+            self._guard.glitch(f"frame type {kind}")
+        else:
+            if kind == SETTINGS and not flags & ACK:
+                self._guard.settings((len(frame) - 9) // 6)
+            elif kind == PING and not flags & ACK:
+                self._guard.ping(2 * self._sent_frames, len(self.streams))
+            self._feed(frame)
+            if kind == PRIORITY:
+                self._guard.priority(self._opened_by_either())
+                self._guard.glitch("PRIORITY")
+        if self.queued_control > self.limits.control_frames_pause:
+            self._guard.control_frames(self.queued_control)
+
+    def _on_window_update(self, stream_id: int, frame: bytes) -> None:
+        self._guard.window_update(self._opened_by_either(), 2 * self._sent_frames)
+        if len(frame) == 9 + 4:
+            increment = unpack_u32(frame, 9)[0] & frames.MAX_WINDOW
+            frame = frame[:9] + pack_u32(increment)  # h2 takes the reserved bit for a part of the number
+            if not increment and stream_id in self.streams:  # a fault of the stream, RFC 9113 6.9
+                fault = StreamFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0 (RFC 9113 6.9)")
+                self._stream_fault(self.streams[stream_id], fault)
+                return
+            if not increment and self._was_used(stream_id):
+                return
+        self._feed(frame)
+
+    def _on_reset(self, stream_id: int, frame: bytes) -> None:
+        if stream_id and stream_id not in self.streams and len(frame) == 9 + 4:
+            if not self._was_used(stream_id):  # h2 ignores it
+                text = f"RST_STREAM on idle stream {stream_id} (RFC 9113 5.1)"
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, text)
+            self._guard.glitch("RST_STREAM on a closed stream")
+            return
+        self._feed(frame)
+
+    def _on_stream_reset(self, event: StreamReset) -> None:
+        """Forget a stream that the peer has reset, or h2 for what the peer did."""
+        stream = self.streams[event.stream_id]
+        code = int(event.error_code or 0)
+        name = error_name(code)
+        if event.remote_reset:
+            self._closed.reset(stream.id, RESET_BY_PEER)
+            text = f"the peer reset the stream with {name}"
+        else:
+            if stream.state < HALF_CLOSED_REMOTE:
+                self._closed.reset(stream.id, RESET_BY_US)
+            self.counters.seen["stream_faults"] += 1
+            text = f"{name} (h2)"
+        self._forget(stream)
+        stream.sink.reset(code, text)
+        self._guard.reset(self._opened_by_either(), text)
+
+    def _on_settings(self) -> None:
+        # The peer may offer any size for a table that is paid for here.
+        encoder = self._h2.encoder
+        encoder.header_table_size = min(encoder.header_table_size, DEFAULT_TABLE_SIZE)
+        self._pump()
+        self._sink.settings()
+
+    def _on_settings_ack(self) -> None:
+        """From here on the peer obeys our SETTINGS (RFC 9113 6.5.3)."""
+        if self.settings_acked:
+            self._guard.glitch("SETTINGS ACK for no SETTINGS")
+            return
+        self.settings_acked = True
+        change = self.limits.stream_window - self._initial_window
+        self._initial_window += change
+        for stream in self.streams.values():
+            stream.receive_window += change
+
+    def _on_pong(self, payload: bytes) -> None:
+        if not self._unanswered:
+            self._guard.glitch("PING ACK for no PING")
+            return
+        self._unanswered -= 1
+        self._sink.pong(payload)
+
+    def _on_goaway(self, event: ConnectionTerminated) -> None:
+        last = (event.last_stream_id or 0) & STREAM_ID_MASK
+        if last > self._last_goaway:
+            text = f"GOAWAY rose from {self._last_goaway} to {last} (RFC 9113 6.8)"
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, text)
+        if self.client and last and not last & 1:
+            text = f"GOAWAY {last}: no stream of ours (RFC 9113 6.8)"
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, text)
+        self._last_goaway = last
+        # The connection first: a refused stream is tried again at once, and must not be so here.
+        self._sink.goaway(last, int(event.error_code or 0), event.additional_data or b"")
+        for stream in [stream for stream in self.streams.values() if stream.id > last]:
+            if bool(stream.id & 1) == self.client:  # ours, and the peer will do nothing for it
+                self._forget(stream)
+                stream.sink.reset(ErrorCode.REFUSED_STREAM, "the peer is going away")
