@@ -210,7 +210,7 @@ class NativeEngine(Headers):
                 raise NotHttp2(_strange(data), http1=data.startswith(_HTTP1_METHODS))
             if len(data) < at:
                 return -1
-            if not self.queued_bytes and not self._pieces_taken:
+            if not self._announced:
                 self._announce()
         if len(data) - at < 9:
             if not b"\x00\x00".startswith(data[at : at + 2]):

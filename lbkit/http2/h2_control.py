@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from h2.events import ConnectionTerminated, StreamReset
+from h2.settings import SettingCodes
 
 from lbkit.http2 import frames
 from lbkit.http2.closed import RESET_BY_PEER, RESET_BY_US
@@ -90,6 +91,8 @@ class H2Control(H2Headers):
         self._guard.reset(self._opened_by_either(), text)
 
     def _on_settings(self) -> None:
+        # The layer above keeps to it; h2 would raise on a stream too many, also if the limit fell meanwhile.
+        self.max_streams = self._h2.remote_settings.pop(SettingCodes.MAX_CONCURRENT_STREAMS, self.max_streams)
         # The peer may offer any size for a table that is paid for here.
         encoder = self._h2.encoder
         encoder.header_table_size = min(encoder.header_table_size, DEFAULT_TABLE_SIZE)

@@ -257,4 +257,4 @@ class H2Headers(H2Outbound):
     def _peer_ended(self, stream: Stream) -> None:
         stream.state = TRANSITIONS[stream.state * 3 + RECEIVE_END]
         if stream.state == CLOSED:
-            del self.streams[stream.id]
+            self._drop(stream)

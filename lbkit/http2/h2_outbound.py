@@ -43,6 +43,7 @@ class H2Outbound(ABC):
         self.counters = counters
         self.streams: dict[int, Stream] = {}
         self.held = 0
+        self.max_streams = frames.MAX_STREAM_ID  # until the peer says less
         self.settings_acked = False
         self.queued_bytes = 0
         self.queued_frames = 0
@@ -71,11 +72,6 @@ class H2Outbound(ABC):
     @abstractmethod
     def _judge(self, fields: tuple[Field, ...]) -> list[Field]:
         """Look at a header list; return what h2 has to know of it."""
-
-    @property
-    def max_streams(self) -> int:
-        """How many streams the peer lets us have open at once."""
-        return min(self._h2.remote_settings.max_concurrent_streams, frames.MAX_STREAM_ID)
 
     @property
     def max_header_list(self) -> int:
@@ -241,7 +237,7 @@ class H2Outbound(ABC):
 
     def _give(self, stream: Stream, count: int) -> None:
         """Give window to a stream, if its peer can still use it."""
-        if stream.state < HALF_CLOSED_REMOTE and stream.id in self._h2.streams and not self._failed:
+        if count and stream.state < HALF_CLOSED_REMOTE and stream.id in self._h2.streams and not self._failed:
             stream.receive_window += count
             self._h2.increment_flow_control_window(count, stream.id)
             self._collect()
@@ -250,15 +246,19 @@ class H2Outbound(ABC):
         """Note that END_STREAM was queued."""
         stream.state = TRANSITIONS[stream.state * 3 + SEND_END]
         if stream.state == CLOSED:
-            self.streams.pop(stream.id, None)
+            self._drop(stream)
+
+    def _drop(self, stream: Stream) -> None:
+        """Take a stream that is closed out of the table; nobody will read what came on it."""
+        self.streams.pop(stream.id, None)
+        if self._withheld:
+            self._return_window()
 
     def _forget(self, stream: Stream) -> None:
         """Close a stream at once; its pending data is dropped when its turn comes."""
         stream.state = TRANSITIONS[stream.state * 3 + RESET]
         stream.pending = None
-        self.streams.pop(stream.id, None)
-        if self._withheld:
-            self._return_window()
+        self._drop(stream)
 
     def _pump(self, *, tell: bool = True) -> None:
         """Send pending data, one frame to a stream in turn, as far as windows and ``send_buffer`` go.

@@ -76,6 +76,7 @@ class Outbound:
         self._connection_target = self._receive_window  # what the connection's window is filled up to
         self._received = 0  # bytes of DATA frames whose connection window was given back
         self._unreturned = 0  # and was not
+        self._announced = False  # our SETTINGS, the first thing that we say (RFC 9113 3.4)
         self._settings_unacked = 0  # SETTINGS frames of ours
         self._stream_target = limits.stream_window  # what a stream's window is filled up to
         # Until the peer has acknowledged our SETTINGS it may send as much as the RFC's default (RFC 9113 6.9.2).
@@ -214,10 +215,13 @@ class Outbound:
         """Queue GOAWAY; None stands for the last stream that the peer opened. It never rises (RFC 9113 6.8)."""
         last = self._peer_last_id if last_stream_id is None else last_stream_id
         last = self._served_up_to = min(last, self._served_up_to)
+        if not self._announced:  # a server that goes away before the client has said anything
+            self._announce()
         self._queue(frames.frame(frames.GOAWAY, 0, 0, pack_u32(last) + pack_u32(code) + debug))
 
     def _announce(self) -> None:
         """Queue our SETTINGS, and the connection's window above the RFC's default."""
+        self._announced = True
         limits = self.limits
         settings = [
             (Setting.INITIAL_WINDOW_SIZE, limits.stream_window),

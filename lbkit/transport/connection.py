@@ -94,6 +94,8 @@ class Connection(asyncio.BufferedProtocol):
         self._paused_since: float | None = None  # when the kernel took no more
         self._paused_with = 0  # bytes that waited then
         self._reading = True
+        # A client's attempts have a time-out of their own, which the TCP handshake is a part of.
+        self._handshake_s = inf if client else setup.limits.handshake_timeout_s
         self._opened_at = 0.0
         self._watchdog: asyncio.TimerHandle | None = None
         self.end_reason = ""
@@ -258,7 +260,7 @@ class Connection(asyncio.BufferedProtocol):
         limits, engine = self.setup.limits, self.engine
         waits: list[tuple[float, str]] = []
         if self.state == HANDSHAKE:
-            waits.append((self._opened_at + limits.handshake_timeout_s, "handshake_timeout_s"))
+            waits.append((self._opened_at + self._handshake_s, "handshake_timeout_s"))
         elif not engine.settings_acked:
             waits.append((self._opened_at + limits.settings_timeout_s, "settings_timeout_s"))
         if engine.unfinished_since is not None:

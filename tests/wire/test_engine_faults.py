@@ -23,7 +23,6 @@ from tests.support.wire import (
     window_update,
 )
 
-HTTP1_REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HTTP1_ANSWER = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 TLS_HELLO = bytes.fromhex("1603010200010001fc0303") + bytes(40)
 
@@ -47,9 +46,14 @@ def assert_goaway(end: End, code: ErrorCode, *words: str, last: int = 0) -> None
     assert int.from_bytes(final.payload[:4], "big") == last
     assert int.from_bytes(final.payload[4:8], "big") == code
     assert final.payload[8:].decode() == fault.text
+    assert_deaf(end)
+
+
+def assert_deaf(end: End) -> None:
+    """The engine takes no more input."""
     events = len(end.events)
-    end.receive(frame(frames.PING, 0, 0, bytes(8)))
-    assert end.sent() == []
+    end.receive(frames.PREFACE + settings_frame() + frame(frames.PING, 0, 0, bytes(8)))
+    assert end.engine.take() == b""
     assert len(end.events) == events
 
 
@@ -68,18 +72,43 @@ def assert_only_stream_reset(end: Scripted, stream_id: int, code: ErrorCode) -> 
 # How connections open
 
 
-@pytest.mark.parametrize("said", [HTTP1_REQUEST, TLS_HELLO, b"PRI * HTTP/2.0\r\n\r\nXX", b"\x00" * 24])
+STRANGERS = {
+    "TLS": TLS_HELLO,
+    "wrong preface": b"PRI * HTTP/2.0\r\n\r\nXX",
+    "zeros": bytes(24),
+    "GET cut short": b"GE",
+}
+
+
+@pytest.mark.parametrize("said", STRANGERS.values(), ids=STRANGERS)
 @pytest.mark.parametrize("bytewise", [False, True])
-def test_server_names_what_a_stranger_said(said: bytes, bytewise: bool) -> None:
+def test_server_names_what_a_stranger_said_and_answers_nothing(said: bytes, bytewise: bool) -> None:
+    """S16. RFC 9113 3.4: GOAWAY may be left out for who does not speak HTTP/2."""
     end = End(client=False)
-    end.engine.take()
     for piece in [said[n : n + 1] for n in range(len(said))] if bytewise else [said]:
         end.receive(piece)
     (fault,) = end.faults
     assert isinstance(fault, NotHttp2)
+    assert "does not speak HTTP/2" in fault.text
     if not bytewise:
         assert repr(said[:60]) in fault.text
-    assert_goaway(end, ErrorCode.PROTOCOL_ERROR, "does not speak HTTP/2")
+    assert end.engine.take() == b""
+    assert_deaf(end)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST", b"OPTIONS", b"CONNECT"])
+def test_http1_request_gets_an_http1_answer(method: bytes) -> None:
+    """S17."""
+    end = End(client=False)
+    end.receive(method + b" / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    (fault,) = end.faults
+    assert isinstance(fault, NotHttp2)
+    assert fault.http1
+    head, _, text = end.engine.take().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nConnection: close\r\n" in head
+    assert head.endswith(b"Content-Length: %d" % len(text))
+    assert_deaf(end)
 
 
 def test_server_refuses_at_the_first_wrong_byte() -> None:
@@ -138,16 +167,34 @@ def test_client_opens_with_preface_and_settings_that_forbid_push() -> None:
 
 def test_server_announces_its_limits() -> None:
     limits = Limits(
-        max_concurrent_streams=7, stream_window=100_000, connection_window=200_000, max_header_list=5000
+        max_concurrent_streams=7,
+        stream_window=100_000,
+        connection_window=200_000,
+        max_frame_size=20_000,
+        header_list_advertised=5000,
     )
-    first, second = End(client=False, limits=limits).sent()
+    end = End(client=False, limits=limits)
+    end.receive(frames.PREFACE)
+    first, second = end.sent()
     pairs = {frames.unpack_setting(first.payload, at) for at in range(0, len(first.payload), 6)}
     assert {
         (frames.Setting.MAX_CONCURRENT_STREAMS, 7),
         (frames.Setting.INITIAL_WINDOW_SIZE, 100_000),
         (frames.Setting.MAX_HEADER_LIST_SIZE, 5000),
-    } <= pairs
+        (frames.Setting.MAX_FRAME_SIZE, 20_000),
+    } == pairs
     assert (second.kind, int.from_bytes(second.payload, "big")) == (frames.WINDOW_UPDATE, 200_000 - 65535)
+
+
+def test_server_says_nothing_before_the_whole_preface() -> None:
+    """A stranger would not understand it, and a scanner learns nothing."""
+    end = End(client=False)
+    end.receive(frames.PREFACE[:-1])
+    assert end.engine.take() == b""
+    end.receive(frames.PREFACE[-1:])
+    assert end.sent()[0].kind == frames.SETTINGS
+    end.receive(settings_frame())
+    assert [(each.kind, each.flags) for each in end.sent()] == [(frames.SETTINGS, frames.ACK)]  # not again
 
 
 # Faults of the connection: (what the peer sends, the code, words of the text)
@@ -276,10 +323,10 @@ SERVER_FAULTS: dict[str, tuple[Callable[[Scripted], bytes], ErrorCode, str]] = {
         ErrorCode.PROTOCOL_ERROR,
         "interrupted",
     ),
-    "header block without end": (
+    "header block of ten frames": (
         lambda end: end.headers(1, flags=0) + frame(frames.CONTINUATION, 0, 1, b"") * 20,
         ErrorCode.ENHANCE_YOUR_CALM,
-        "without end",
+        "9 CONTINUATION frames",
     ),
     "header block of 70 kB": (
         lambda end: end.headers(1, flags=0) + frame(frames.CONTINUATION, 0, 1, bytes(16000)) * 5,
@@ -471,10 +518,17 @@ def test_settings_that_overflow_a_streams_window_are_a_fault() -> None:
     assert_goaway(end, ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE", last=1)
 
 
-def test_too_large_header_list_is_refused_and_the_table_stays_in_step() -> None:
+def test_too_large_request_list_is_told_and_the_table_stays_in_step() -> None:
+    """S9: the layer above answers it, so that the caller learns the reason."""
     end = server(max_header_list=1000)
     end.receive(end.headers(1, (*REQUEST, (b"x-large", b"v" * 1200), (b"x-kept", b"in the table"))))
-    assert_only_stream_reset(end, 1, ErrorCode.ENHANCE_YOUR_CALM)
+    ((_, stream_id, reason),) = end.of("oversized")
+    assert stream_id == 1
+    assert "limit is 1000" in reason
+    assert end.of("request") == end.sent() == []
+    assert end.counters.exceeded == {"max_header_list": 1}
+    end.engine.send_headers(end.opened[1], None, (*RESPONSE, *TRAILERS), True)
+    assert [each.kind for each in end.sent()] == [frames.HEADERS]
     end.receive(end.headers(3, (*REQUEST, (b"x-kept", b"in the table"))))
     assert end.of("request")[0][2][-1] == (b"x-kept", b"in the table")
 

@@ -190,7 +190,9 @@ def test_settings_of_h2_are_obeyed() -> None:
 
 
 def test_our_settings_reach_h2() -> None:
-    _, theirs = our_server(Limits(max_concurrent_streams=5, stream_window=70_000, max_header_list=9000))
+    _, theirs = our_server(
+        Limits(max_concurrent_streams=5, stream_window=70_000, header_list_advertised=9000)
+    )
     assert theirs.of(RemoteSettingsChanged)
     assert theirs.h2.remote_settings.max_concurrent_streams == 5
     assert theirs.h2.remote_settings.initial_window_size == 70_000

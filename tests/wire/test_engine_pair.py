@@ -13,7 +13,7 @@ from lbkit.http2 import frames
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.stream import CLOSED
 from lbkit.limits import Limits
-from tests.support.wire import REQUEST, RESPONSE, TRAILERS, End, Event, Pair
+from tests.support.wire import REQUEST, RESPONSE, TRAILERS, End, Event, Pair, window_update
 
 SMALL = Limits(stream_window=65535, connection_window=65535)
 MEGABYTES = bytes(range(256)) * (3 * 4096)
@@ -279,7 +279,7 @@ def test_windows_come_back_in_quarters() -> None:
     pair.server.engine.consumed(receiving, 19_999)
     assert pair.server.sent() == []
     pair.server.engine.consumed(receiving, 1)
-    (update,) = pair.server.sent()
+    (update,) = pair.server.sent_kinds(frames.WINDOW_UPDATE)
     assert (update.stream_id, int.from_bytes(update.payload, "big")) == (stream.id, 20_000)
 
 
@@ -394,12 +394,16 @@ def test_smaller_table_is_announced_and_both_sides_stay_in_step() -> None:
     assert [event[2] for event in pair.server.of("request")] == [REQUEST] * 4
 
 
-def test_larger_frames_stay_within_our_own_limit() -> None:
+def test_frames_grow_with_the_peers_limit_up_to_our_own() -> None:
+    """RFC 9113 4.2 allows 16 MiB, but other streams wait while a frame is written."""
     pair = Pair()
     pair.client.receive(setting(MAX_FRAME_SIZE=1_000_000, INITIAL_WINDOW_SIZE=1_000_000))
+    pair.client.receive(window_update(0, 1_000_000))
     stream = pair.client.open()
-    pair.client.engine.send_data(stream, b"x" * 40_000, True)
-    assert max(len(each.payload) for each in pair.client.sent_kinds(frames.DATA)) == 16384
+    pair.client.engine.send_data(stream, b"x" * 40_000, False)
+    pair.client.engine.send_data(stream, b"x" * 600_000, True)
+    sizes = [len(each.payload) for each in pair.client.sent_kinds(frames.DATA)]
+    assert sizes == [40_000, 256 * 1024, 256 * 1024, 600_000 - 512 * 1024]
 
 
 def test_settings_are_acknowledged_once_and_acks_are_not() -> None:
