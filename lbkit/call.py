@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lbkit.errors import Attempt, MetadataError, RpcError
 from lbkit.http2.frames import ErrorCode
-from lbkit.http2.hpack import Field
+from lbkit.http2.hpack import Field, list_size
 from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
 from lbkit.metadata import EMPTY, Metadata, MetadataLike
 from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked
@@ -300,6 +300,12 @@ class UnaryUnaryCall:
                 fields = fields + encode_metadata(self._picked.metadata)
             except MetadataError as error:
                 self._finish(Status(StatusCode.INTERNAL, f"the balancing policy's {error}"))
+                return
+        if len(fields) > 1:  # more than a timeout
+            size = self._method.prefix.size + list_size(fields)
+            if size > engine.max_header_list:
+                text = f"the metadata make {size} bytes of headers, {self.backend} takes {engine.max_header_list}"
+                self._finish(Status(StatusCode.INTERNAL, text))
                 return
         self._connection = connection
         stream = self._stream = engine.open(self)

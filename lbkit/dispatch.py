@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from lbkit.deadline import Deadlines
-from lbkit.errors import AbortError
+from lbkit.errors import AbortError, MetadataError
 from lbkit.http2.frames import ErrorCode
-from lbkit.http2.hpack import Field, Prefix
+from lbkit.http2.hpack import Field, Prefix, list_size
 from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
 from lbkit.metadata import EMPTY, Metadata, MetadataLike, pairs
 from lbkit.service import Handler, HandlerTable, ServicerContext
@@ -257,6 +257,9 @@ class ServerCall(ServicerContext):
         if self._head_sent:
             raise RuntimeError("initial metadata was sent before")
         fields = encode_metadata(initial_metadata)
+        limit = self._connection.engine.max_header_list
+        if (size := _HEAD.size + list_size(fields)) > limit:
+            raise MetadataError(f"initial metadata of {size} bytes, the client takes {limit}")
         if not self._over:
             self._send_head(fields)
             self._connection.kick()
@@ -370,11 +373,18 @@ class ServerCall(ServicerContext):
             return
         engine = self._connection.engine
         trailing = encode_metadata(self._trailing) if self._trailing else []
+        prefix: Prefix | None = None if self._head_sent else head
+        fields = trailing
         if self._head_sent and status is OK:
-            engine.send_headers(self._stream, _TRAILERS_OK, trailing, True)
+            prefix = _TRAILERS_OK
         else:
             fields = status_fields(status) + trailing
-            engine.send_headers(self._stream, None if self._head_sent else head, fields, True)
+        limit = engine.max_header_list
+        if fields and (size := list_size(fields) + (prefix.size if prefix else 0)) > limit:
+            text = f"{status.code.name}, but {size} bytes of headers go with it, and the client takes {limit}"
+            prefix = None if self._head_sent else head
+            fields = status_fields(Status(StatusCode.INTERNAL, text))
+        engine.send_headers(self._stream, prefix, fields, True)
         if self._stream.state != CLOSED:
             engine.reset(self._stream, ErrorCode.NO_ERROR)  # the client need not send the rest of its request
         self._connection.kick()

@@ -8,7 +8,7 @@ from lbkit.http2.control import Control
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.fields import MalformedError
 from lbkit.http2.frames import END_HEADERS, END_STREAM, PADDED, PRIORITY_FLAG, ErrorCode
-from lbkit.http2.hpack import ENTRY_OVERHEAD, CompressionError, Field, HeaderListAbusive, HeaderListTooLarge
+from lbkit.http2.hpack import CompressionError, Field, HeaderListAbusive, HeaderListTooLarge, list_size
 from lbkit.http2.hpack_decoder import Decoder
 from lbkit.http2.stream import (
     CLOSED,
@@ -107,8 +107,7 @@ class Headers(Control):
 
     def _measure(self, fields: tuple[Field, ...]) -> None:
         """Count a list that is longer than what we announced, and yet taken."""
-        size = sum([len(name) + len(value) + ENTRY_OVERHEAD for name, value in fields])
-        if size > self.limits.header_list_advertised:
+        if list_size(fields) > self.limits.header_list_advertised:
             self.counters.exceeded["header_list_advertised"] += 1
 
     def _on_trailers(self, stream: Stream, fields: tuple[Field, ...]) -> None:

@@ -78,20 +78,30 @@ class HeaderListAbusive(Exception):
     """A block decodes to more than the hard limit: a connection error ENHANCE_YOUR_CALM. The table state is lost."""
 
 
+def list_size(fields: Iterable[Field]) -> int:
+    """Return the size of a header list in bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts it (RFC 9113 6.5.2)."""
+    return sum([len(name) + len(value) + ENTRY_OVERHEAD for name, value in fields])
+
+
 class Prefix:
     """A constant run of header fields that many blocks share.
 
     Make one per method and keep it: the encoder's cache knows it by identity, so that a look-up costs no comparison
     of fields. An equal but new object is encoded again.
 
+    Attributes:
+        fields: what it stands for.
+        size: of them, as ``list_size`` has it.
+
     Raises:
         TypeError: a name or value is not `bytes`. (Found here, for half a block encoded would ruin the table.)
     """
 
-    __slots__ = ("fields",)
+    __slots__ = ("fields", "size")
 
     def __init__(self, fields: Iterable[Field]) -> None:
         self.fields: tuple[Field, ...] = tuple(fields)
         for name, value in self.fields:
             if type(name) is not bytes or type(value) is not bytes:
                 raise TypeError(f"header field {name!r}: name and value must be bytes")
+        self.size = list_size(self.fields)

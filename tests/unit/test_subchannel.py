@@ -30,7 +30,7 @@ from lbkit.subchannel import (
 from lbkit.transport.connection import Connection, ConnectionSetup
 from tests.support.memory import MemoryNetwork, SilentProtocol
 from tests.support.virtual_loop import run_virtual
-from tests.support.wire import REQUEST, Recorder, Scripted
+from tests.support.wire import REQUEST, End, Recorder, Scripted
 
 IDLE = ConnectivityState.IDLE
 CONNECTING = ConnectivityState.CONNECTING
@@ -233,8 +233,7 @@ async def test_http1_peer_is_named_by_its_words(world: World) -> None:
 
 @virtual
 async def test_server_that_says_goaway_at_once_is_a_failed_attempt(world: World) -> None:
-    peer = Scripted(client=False)
-    peer.engine.start()
+    peer = End(client=False)
     peer.engine.goaway(0, ErrorCode.NO_ERROR, b"full")
     said = peer.engine.take()
     world.network.serve("a:1", lambda: SilentProtocol(said))
