@@ -40,8 +40,10 @@ class Control(Outbound):
         elif kind == PUSH_PROMISE:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, though push is off (RFC 9113 8.4)")
         elif kind in (SETTINGS, PING, GOAWAY):
-            if stream_id:  # RFC 9113 6.5, 6.7, 6.8
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"frame type {kind} on stream {stream_id}")
+            if stream_id:  # and 6.7, 6.8
+                raise ConnectionFault(
+                    ErrorCode.PROTOCOL_ERROR, f"frame type {kind} on stream {stream_id} (RFC 9113 6.5)"
+                )
             if kind == SETTINGS:
                 self._on_settings(flags, data)
             elif kind == PING:

@@ -88,7 +88,7 @@ class Headers(Control):
         except CompressionError as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, f"{error} (RFC 9113 4.3)") from None
         except HeaderListAbusive as error:
-            self._guard.exceed("abusive_header_list", str(error))
+            self._guard.exceed("abusive_header_list", f"too many headers: {error}")
         stream = self.streams.get(stream_id)
         if stream is None:
             self._on_new_stream(stream_id, fields, end, too_large)

@@ -23,6 +23,7 @@ from lbkit.http2.hpack import (
     Field,
     HeaderListAbusive,
     HeaderListTooLarge,
+    list_size,
 )
 
 MAX_INTEGER = 1 << 32
@@ -180,7 +181,7 @@ class Decoder:
             return None
         indexes = [byte - INDEXED for byte in run]
         fields = [STATIC[i] if i <= LAST_STATIC else self._table[LAST_STATIC - i] for i in indexes]
-        size = sum([len(name) + len(value) + ENTRY_OVERHEAD for name, value in fields])
+        size = list_size(fields)
         if size > self._soft_limit:
             return None
         if len(self._runs) >= _MAX_RUNS:

@@ -10,6 +10,7 @@ from lbkit.http2.stream import (
     HALF_CLOSED_LOCAL,
     HALF_CLOSED_REMOTE,
     ILLEGAL,
+    NULL_SINK,
     OPEN,
     RECEIVE_END,
     RESET,
@@ -47,3 +48,13 @@ def test_table_has_no_other_rows() -> None:
 
 def test_stream_says_its_state() -> None:
     assert repr(Stream(7, 0, 0, Recorder(End(client=True), 7))) == "Stream(7, open)"
+
+
+def test_stream_without_a_sink_takes_everything_and_wants_nothing() -> None:
+    NULL_SINK.headers((), False)
+    NULL_SINK.data(b"x", False)
+    assert NULL_SINK.data_buffer(100_000) is None
+    NULL_SINK.filled(1, True)
+    NULL_SINK.writable()
+    NULL_SINK.reset(0, "")
+    NULL_SINK.lost("")
