@@ -12,6 +12,7 @@ from lbkit.errors import AbortError, MetadataError
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field, Prefix, list_size
 from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
+from lbkit.http_answer import HttpAnswer
 from lbkit.metadata import EMPTY, Metadata, MetadataLike, pairs
 from lbkit.service import Handler, HandlerTable, ServicerContext
 from lbkit.status import Status, StatusCode
@@ -63,7 +64,12 @@ class Dispatcher:
                 call.refuse(Status(StatusCode.UNIMPLEMENTED, self._explain(head.path, handler)))
                 return
         except RequestRefused as refused:
-            call.refuse(Status(refused.code, refused.details), refused.http_status)
+            if refused.from_grpc:
+                call.refuse(Status(refused.code, refused.details), refused.http_status)
+            else:
+                answer = stream.sink = HttpAnswer(connection, stream, refused)
+                if end:
+                    answer.data(b"", True)
             return
         except WireFault as fault:
             call.refuse(Status(fault.code, fault.details))

@@ -21,7 +21,7 @@ from lbkit.http2.frames import (
     unpack_u32,
 )
 from lbkit.http2.outbound import LONGEST_FRAME, Outbound
-from lbkit.http2.stream import Stream
+from lbkit.http2.stream import CLOSED, Stream
 from lbkit.http2.tuner import PING_PAYLOAD
 
 
@@ -88,7 +88,9 @@ class Control(Outbound):
         stream = self.streams.get(stream_id)
         if stream is None:
             self._require_used(stream_id, "RST_STREAM")
-            self._guard.glitch("RST_STREAM on a closed stream")  # may have crossed ours: RFC 9113 5.1
+            self._guard.late(self._opened_by_either(), "RST_STREAM on a closed stream")  # crossed ours: 5.1
+            if self._closed.fate(stream_id) == RESET_BY_US:  # nothing comes behind it
+                self._closed.reset(stream_id, RESET_BY_PEER)
             return
         code = unpack_u32(data)[0]
         self._closed.reset(stream_id, RESET_BY_PEER)
@@ -105,14 +107,11 @@ class Control(Outbound):
         if len(data) != 5:
             # A stream error by the letter, and 5.4.2 lets us take it for worse: it may be on no stream at all.
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes (RFC 9113 6.3)")
-        self._check_dependency(stream_id, data)
         self._guard.priority(self._opened_by_either())
         self._guard.glitch("PRIORITY")
-
-    def _check_dependency(self, stream_id: int, data: bytes) -> None:
-        """Refuse a stream that depends on itself, as RFC 7540 5.3.1 has it; RFC 9113 is silent about it."""
         if unpack_u32(data)[0] & STREAM_ID_MASK == stream_id:
-            text = f"stream {stream_id} depends on itself (RFC 7540 5.3.1)"
+            # As RFC 7540 5.3.1 has it; RFC 9113 is silent about it.
+            text = f"stream {stream_id} depends on itself (RFC 9113 5.3.2)"
             stream = self.streams.get(stream_id)
             if stream is None:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, text)
@@ -214,12 +213,16 @@ class Control(Outbound):
                 ErrorCode.PROTOCOL_ERROR, f"GOAWAY {last}: no stream of ours (RFC 9113 6.8)"
             )
         self._last_goaway = last
+        code, debug = unpack_u32(data, 4)[0], data[8:]
+        self._guard.glitch("GOAWAY")  # two are usual
         # The connection first: a refused stream is tried again at once, and must not be so here.
-        self._sink.goaway(last, unpack_u32(data, 4)[0], data[8:])
+        self._sink.goaway(last, code, debug)
+        reason = f"the peer said GOAWAY {frames.error_name(code)} {debug.decode('utf-8', 'replace')}".rstrip()
         for stream in [stream for stream in self.streams.values() if stream.id > last]:
-            if bool(stream.id & 1) == self.client:  # ours, and the peer will do nothing for it
+            # Ours, and the peer will do nothing for it; unless another's sink has reset it meanwhile.
+            if bool(stream.id & 1) == self.client and stream.state != CLOSED:
                 self._forget(stream)
-                stream.sink.reset(ErrorCode.REFUSED_STREAM, "the peer is going away")
+                stream.sink.reset(ErrorCode.REFUSED_STREAM, reason)
 
     # What all frames share
 

@@ -110,6 +110,8 @@ class NativeEngine(Headers):
             self._rest = b""
             if self._block is None:
                 self.unfinished_since = None
+            elif self.unfinished_since is None:
+                self.unfinished_since = self._now()
         else:
             self._keep(data, done)
 
@@ -132,8 +134,9 @@ class NativeEngine(Headers):
         self._failed = True
         self._room = self._room_stream = None
         for stream in list(self.streams.values()):
-            self._forget(stream)
-            stream.sink.lost(reason)
+            if stream.state != CLOSED:  # one that another's sink has reset meanwhile
+                self._forget(stream)
+                stream.sink.lost(reason)
 
     def _parse(self, data: bytes) -> int:
         """Process whole frames and return how many bytes they were."""
@@ -213,7 +216,8 @@ class NativeEngine(Headers):
             if not self._announced:
                 self._announce()
         if len(data) - at < 9:
-            if not b"\x00\x00".startswith(data[at : at + 2]):
+            # The first two bytes of a length up to 16 384.
+            if data[at : at + 1] > b"\x00" or data[at + 1 : at + 2] > b"\x40":
                 raise NotHttp2(_strange(data[at:]))
             return -1
         high, low, kind, flags, stream_id = unpack_header(data, at)
@@ -235,16 +239,16 @@ class NativeEngine(Headers):
             if not length or data[at] >= length:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding as long as its frame (RFC 9113 6.1)")
             at, end = at + 1, end - data[at]
-        if stream is None:
-            self._require_used(stream_id, "DATA")
-            self._on_late(stream_id, "DATA")
-            return
-        if not self._account(stream, length, end - at, flags):
-            return
         last = flags & END_STREAM != 0
         if end == at and not last:
             mark = self._received + self._unreturned
             self._guard.empty_frame((mark - length, self._peer_last_id), (mark, self._peer_last_id))
+        if stream is None:
+            self._require_used(stream_id, "DATA")
+            self._on_late(stream_id, "DATA", length)
+            return
+        if not self._account(stream, length, end - at, flags):
+            return
         if length > end - at:
             self.consumed(stream, length - (end - at))
         if last:

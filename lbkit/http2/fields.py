@@ -83,6 +83,8 @@ def check_request(fields: Iterable[Field]) -> int:
             raise MalformedError(f"unknown pseudo-header {name!r}")
         elif _bad_value(value):
             raise MalformedError(f"value of {name!r} holds NUL, CR or LF")
+        elif not value and name == b":path":
+            raise MalformedError("':path' is empty")
         else:
             pseudo.add(name)
     if not pseudo >= _REQUIRED:
@@ -99,7 +101,7 @@ def check_response(fields: tuple[Field, ...]) -> int:
     if not fields or fields[0][0] != b":status":
         raise MalformedError("no :status first")
     status = fields[0][1]
-    if len(status) != 3 or not status.isdigit():
+    if len(status) != 3 or not status.isdigit() or status == b"101":  # no upgrades: RFC 9113 8.6
         raise MalformedError(f":status is {status!r}")
     length = check_trailers(fields[1:])
     # These have no content, whatever length the same answer would have with one (RFC 9110 6.4.1).
@@ -118,5 +120,7 @@ def check_trailers(fields: Iterable[Field]) -> int:
             continue
         if name[:1] == b":":
             raise MalformedError(f"pseudo-header {name!r} where none belongs")
+        if name == b"te":  # belongs in requests only: RFC 9113 8.2.2
+            raise MalformedError("te where none belongs")
         length = _check_regular(name, value, length)
     return length

@@ -12,6 +12,7 @@ from lbkit.limits import Counters, Limits
 _WINDOW_UPDATES = 5
 _WINDOW_UPDATES_PER_STREAM = 2
 _WINDOW_UPDATES_PER_PIECE = 10
+_LATE_PER_STREAM = 2  # RST_STREAM and trailers
 _PINGS_SAVED = 64  # a megabyte of DATA
 
 
@@ -41,7 +42,7 @@ class Guard:
         limits: how much is too much.
         counters: where everything is counted, for all connections together.
         now: returns the time in seconds, from any beginning.
-        client: whether we are the client: a server's PINGs are not held to gRFC A8.
+        client: whether we are the client: a server's PINGs are not held to gRFC A8, and its resets to no limit.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Guard:
         "_empty_at",
         "_empty_frames",
         "_glitches",
+        "_late",
         "_limits",
         "_now",
         "_opened",
@@ -74,6 +76,7 @@ class Guard:
         self._settings: Bucket | None = None
         self._pings: Bucket | None = None
         self._opened = 0  # streams there had been at the last reset
+        self._late = 0
         self._empty_frames = 0
         self._empty_at: object = None
         self._priority_frames = 0
@@ -97,7 +100,8 @@ class Guard:
         earned = max(0, opened - self._opened - 1)
         self._opened = opened
         self._counters.seen["resets"] += 1
-        if not self._resets.take(now, earned):
+        # A server gains nothing from resetting the calls of its client.
+        if not self._resets.take(now, earned) and not self._client:
             self.exceed("resets", f"too many streams were reset; the last: {what}")
 
     def glitch(self, what: str) -> None:
@@ -109,6 +113,13 @@ class Guard:
         self._counters.seen["glitches"] += 1
         if not self._glitches.take(now):
             self.exceed("glitches", f"too many oddities; the last: {what}")
+
+    def late(self, opened: int, what: str) -> None:
+        """Count what may come once for each stream after its end, because it crossed the end on its way."""
+        self._late += 1
+        self._counters.seen["late_frames"] += 1
+        if self._late > opened * _LATE_PER_STREAM:
+            self.glitch(what)
 
     def empty_frame(self, before: object, after: object) -> None:
         """Count a frame that carries nothing and ends nothing (CVE-2019-9518).

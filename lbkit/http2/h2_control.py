@@ -24,7 +24,6 @@ from lbkit.http2.frames import (
 )
 from lbkit.http2.h2_headers import H2Headers, StreamFault
 from lbkit.http2.hpack import DEFAULT_TABLE_SIZE
-from lbkit.http2.stream import HALF_CLOSED_REMOTE
 
 
 class H2Control(H2Headers):
@@ -69,7 +68,9 @@ class H2Control(H2Headers):
             if not self._was_used(stream_id):  # h2 ignores it
                 text = f"RST_STREAM on idle stream {stream_id} (RFC 9113 5.1)"
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, text)
-            self._guard.glitch("RST_STREAM on a closed stream")
+            self._guard.late(self._opened_by_either(), "RST_STREAM on a closed stream")  # crossed ours: 5.1
+            if self._closed.fate(stream_id) == RESET_BY_US:  # nothing comes behind it
+                self._closed.reset(stream_id, RESET_BY_PEER)
             return
         self._feed(frame)
 
@@ -77,16 +78,14 @@ class H2Control(H2Headers):
         """Forget a stream that the peer has reset, or h2 for what the peer did."""
         stream = self.streams[event.stream_id]
         code = int(event.error_code or 0)
-        name = error_name(code)
         if event.remote_reset:
+            text = f"the peer reset the stream with {error_name(code)}"
             self._closed.reset(stream.id, RESET_BY_PEER)
-            text = f"the peer reset the stream with {name}"
+            self._forget(stream)
         else:
-            if stream.state < HALF_CLOSED_REMOTE:
-                self._closed.reset(stream.id, RESET_BY_US)
+            text = f"{error_name(code)} (h2)"
             self.counters.seen["stream_faults"] += 1
-            text = f"{name} (h2)"
-        self._forget(stream)
+            self._forget_reset(stream)
         stream.sink.reset(code, text)
         self._guard.reset(self._opened_by_either(), text)
 

@@ -213,13 +213,15 @@ class H2Engine(H2Control):
     def _on_data(self, flags: int, stream_id: int, frame: bytes) -> None:
         stream = self.streams.get(stream_id)
         payload = frame[9:]
-        if stream is None:
-            if self._was_used(stream_id):  # h2 would answer every frame that was on its way
-                self._discard(len(payload))
-                self._on_late(stream_id, "DATA")
-                return
-        elif stream.state < HALF_CLOSED_REMOTE:
-            padding = 1 + payload[0] if payload and flags & PADDED else 0
+        padding = 1 + payload[0] if payload and flags & PADDED else 0
+        if padding > len(payload):
+            self._feed(frame)  # h2 ends the connection for it
+        elif stream is None and self._was_used(stream_id):  # h2 would answer every frame that was on its way
+            self._discard(len(payload))
+            self._on_late(stream_id, "DATA", len(payload))
+        elif stream is None or stream.state >= HALF_CLOSED_REMOTE:
+            self._feed(frame)  # nothing here that h2 would not see
+        else:
             content, end = len(payload) - padding, flags & END_STREAM != 0
             try:
                 self._check_data(stream, len(payload), content, end)
@@ -227,10 +229,10 @@ class H2Engine(H2Control):
                 self._discard(len(payload))
                 self._stream_fault(stream, fault)
                 return
-            if content <= 0 and not end:
+            if not content and not end:
                 before = (self._received, self._peer_last_id)
                 self._guard.empty_frame(before, (self._received + len(payload), self._peer_last_id))
-        self._feed(frame)
+            self._feed(frame)
 
     def _check_data(self, stream: Stream, length: int, content: int, end: bool) -> None:
         """Look for what is a stream's fault, and the connection's end for h2.

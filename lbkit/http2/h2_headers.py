@@ -230,7 +230,7 @@ class H2Headers(H2Outbound):
             self.counters.seen["stream_faults"] += 1
             self._guard.reset(self._opened_by_either(), text)
 
-    def _on_late(self, stream_id: int, what: str) -> None:
+    def _on_late(self, stream_id: int, what: str, length: int = 0) -> None:
         """Handle DATA or HEADERS on a stream that is gone (RFC 9113 5.1, "closed")."""
         fate = self._closed.fate(stream_id)
         if fate == ENDED:
@@ -241,8 +241,12 @@ class H2Headers(H2Outbound):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, text)
         if fate == RESET_BY_PEER:
             self._refuse(stream_id, ErrorCode.STREAM_CLOSED, f"{what} after RST_STREAM (RFC 9113 5.1)")
+        elif what == "HEADERS":
+            self._guard.late(self._opened_by_either(), "HEADERS on a stream that we have reset")
+        elif length > self._late_data:  # more than the windows that the streams had left
+            self._guard.glitch("DATA on a stream that we have reset")
         else:
-            self._guard.glitch(f"{what} on a stream that we have reset")
+            self._late_data -= length
 
     def _was_used(self, stream_id: int) -> bool:
         """Whether a stream id that has no stream now had one, or was passed over."""

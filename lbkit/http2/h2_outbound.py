@@ -64,6 +64,7 @@ class H2Outbound(ABC):
         self._unanswered = 0  # PINGs
         # Until the peer has acknowledged our SETTINGS it may send as much as the RFC's default (RFC 9113 6.9.2).
         self._initial_window = max(limits.stream_window, frames.DEFAULT_WINDOW)
+        self._late_data = 0  # bytes that may still come on streams that we have reset
         self._received = 0  # bytes of DATA frames
         self._unreturned = 0  # those of them whose connection window was not given back yet
         self._withheld = False  # nor is, until streams are read
@@ -129,9 +130,7 @@ class H2Outbound(ABC):
         """Queue RST_STREAM and forget the stream; harmless if it is closed."""
         if stream.state == CLOSED:
             return
-        if stream.state < HALF_CLOSED_REMOTE:
-            self._closed.reset(stream.id, RESET_BY_US)
-        self._forget(stream)
+        self._forget_reset(stream)
         if stream.id in self._h2.streams and not self._failed:  # it has got as far as its HEADERS
             self._h2.reset_stream(stream.id, code)
             self._collect()
@@ -253,6 +252,13 @@ class H2Outbound(ABC):
         self.streams.pop(stream.id, None)
         if self._withheld:
             self._return_window()
+
+    def _forget_reset(self, stream: Stream) -> None:
+        """Close a stream that is reset from this side; the peer may have sent more to it before it knows."""
+        if stream.state < HALF_CLOSED_REMOTE:
+            self._closed.reset(stream.id, RESET_BY_US)
+            self._late_data += max(0, stream.receive_window)
+        self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
         """Close a stream at once; its pending data is dropped when its turn comes."""

@@ -7,7 +7,15 @@ from lbkit.http2.closed import ENDED, PASSED_OVER, RESET_BY_PEER
 from lbkit.http2.control import Control
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.fields import MalformedError
-from lbkit.http2.frames import END_HEADERS, END_STREAM, PADDED, PRIORITY_FLAG, ErrorCode
+from lbkit.http2.frames import (
+    END_HEADERS,
+    END_STREAM,
+    PADDED,
+    PRIORITY_FLAG,
+    STREAM_ID_MASK,
+    ErrorCode,
+    unpack_u32,
+)
 from lbkit.http2.hpack import CompressionError, Field, HeaderListAbusive, HeaderListTooLarge, list_size
 from lbkit.http2.hpack_decoder import Decoder
 from lbkit.http2.stream import (
@@ -21,6 +29,7 @@ from lbkit.http2.stream import (
 )
 
 _LONG_BLOCK = 2048  # bytes below which no list is worth being measured
+_PRIORITY_TEXT = "the stream depends on itself (RFC 9113 5.3.2)"
 _LENGTH_TEXT = "content-length does not match the content (RFC 9113 8.1.1)"
 
 
@@ -31,6 +40,7 @@ class Headers(Control):
     _block: list[bytes] | None = None  # header block fragments, while CONTINUATION is awaited
     _block_stream = 0
     _block_end = False
+    _depends_on_itself = False  # what the HEADERS at hand say of their stream
     # The last blocks that passed their checks: the decoder gives the same tuple for the same bytes.
     _good_response: tuple[Field, ...] | None = None
     _good_trailers: tuple[Field, ...] | None = None
@@ -41,21 +51,21 @@ class Headers(Control):
             if not data or data[0] >= len(data):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding as long as its frame (RFC 9113 6.2)")
             data = data[1 : len(data) - data[0]]
-        depends: bytes | None = None
         if flags & PRIORITY_FLAG:
             if len(data) < 5:
                 raise ConnectionFault(
                     ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority (RFC 9113 6.2)"
                 )
-            depends, data = data[:5], data[5:]
+            # Such a stream was an error in RFC 7540 5.3.1; RFC 9113 is silent about it. Priority itself is ignored.
+            self._depends_on_itself = unpack_u32(data)[0] & STREAM_ID_MASK == stream_id
+            data = data[5:]
         if flags & END_HEADERS:
             self._on_block(stream_id, data, flags & END_STREAM != 0)
+            self._depends_on_itself = False
         else:
             if not stream_id:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0 (RFC 9113 6.2)")
             self._block, self._block_stream, self._block_end = [data], stream_id, flags & END_STREAM != 0
-        if depends is not None:
-            self._check_dependency(stream_id, depends)
 
     def _on_continuation(self, stream_id: int, flags: int, data: bytes) -> None:
         block = self._block
@@ -71,6 +81,7 @@ class Headers(Control):
         if flags & END_HEADERS:
             self._block = None
             self._on_block(stream_id, b"".join(block), self._block_end)
+            self._depends_on_itself = False
         elif not data:
             self._guard.empty_frame((stream_id, len(block) - 1), (stream_id, len(block)))
 
@@ -94,6 +105,8 @@ class Headers(Control):
             self._on_new_stream(stream_id, fields, end, too_large)
         elif too_large:
             self._stream_fault(stream, ErrorCode.ENHANCE_YOUR_CALM, too_large)
+        elif self._depends_on_itself:
+            self._stream_fault(stream, ErrorCode.PROTOCOL_ERROR, _PRIORITY_TEXT)
         elif stream.state >= HALF_CLOSED_REMOTE:
             self._stream_fault(stream, ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM (RFC 9113 5.1)")
         elif not stream.answered:
@@ -182,6 +195,9 @@ class Headers(Control):
                 text = f"malformed request: {error} (RFC 9113 8.1.1)"
                 self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR, text)
                 return
+            if self._depends_on_itself:
+                self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR, _PRIORITY_TEXT)
+                return
             if end and length > 0:
                 self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR, _LENGTH_TEXT)
                 return
@@ -198,7 +214,7 @@ class Headers(Control):
         else:
             self._sink.request(stream, fields, end)
 
-    def _on_late(self, stream_id: int, what: str) -> None:
+    def _on_late(self, stream_id: int, what: str, length: int = 0) -> None:
         """Handle DATA or HEADERS on a stream that is gone (RFC 9113 5.1, "closed")."""
         fate = self._closed.fate(stream_id)
         if fate == ENDED:
@@ -212,8 +228,12 @@ class Headers(Control):
             )
         if fate == RESET_BY_PEER:
             self._refuse(stream_id, ErrorCode.STREAM_CLOSED, f"{what} after RST_STREAM (RFC 9113 5.1)")
+        elif what == "HEADERS":
+            self._guard.late(self._opened_by_either(), "HEADERS on a stream that we have reset")
+        elif length > self._late_data:  # more than the windows that the streams had left
+            self._guard.glitch("DATA on a stream that we have reset")
         else:
-            self._guard.glitch(f"{what} on a stream that we have reset")
+            self._late_data -= length
 
     def _length_fault(self, stream: Stream) -> None:
         self._stream_fault(stream, ErrorCode.PROTOCOL_ERROR, _LENGTH_TEXT)

@@ -86,6 +86,7 @@ class Outbound:
         self._peer_last_id = 0  # the highest stream the peer opened
         self._served_up_to = frames.MAX_STREAM_ID  # our last GOAWAY: the peer may try again what is above it
         self._unanswered = 0  # PINGs
+        self._late_data = 0  # bytes that may still come on streams that we have reset
         self._withheld = False  # the connection's window is, until streams are read
         self._blocked: deque[Stream] = deque()  # streams with pending data, served in turn
 
@@ -176,6 +177,7 @@ class Outbound:
         if stream.state != CLOSED:
             if stream.state < HALF_CLOSED_REMOTE:
                 self._closed.reset(stream.id, RESET_BY_US)
+                self._late_data += max(0, stream.receive_window)
             self._forget(stream)
             self._queue(frames.frame(RST_STREAM, 0, stream.id, pack_u32(code)))
 
@@ -208,6 +210,8 @@ class Outbound:
 
     def ping(self, payload: bytes) -> None:
         """Queue a PING of eight bytes."""
+        if not self._announced:
+            self._announce()
         self._unanswered += 1
         self._queue(frames.frame(frames.PING, 0, 0, payload))
 

@@ -68,7 +68,7 @@ class Stream:
         self.advance = 0  # bytes of window given ahead of their time, for a message that the sink waits for
         self.pending: deque[memoryview] | None = None  # data waiting for window
         self.pending_end = False  # END_STREAM follows the pending data
-        self.answered = False  # client: the final response headers have come
+        self.answered = False  # the headers that the peer's message begins with have come
         self.plain = False  # DATA may take the short way: nothing below is to be looked at
         self.ends_at = (
             receive_window  # where the receive window will be when the message has come that is awaited

@@ -234,10 +234,14 @@ class Connection(asyncio.BufferedProtocol):
             self._close_if_done()
 
     def _stop_reading(self) -> None:
-        """Read no more from a peer that does not read our answers (CVE-2019-9512, 9515)."""
+        """Read no more from a peer that does not read our answers (CVE-2019-9512, CVE-2019-9515)."""
+        engine, limits = self.engine, self.setup.limits
+        if self._transport is None:
+            return
+        # Twice the send buffer: two ends that both send as much as they may must not both stop reading.
         if (
-            self.engine.queued_control >= self.setup.limits.control_frames_pause
-            and self._transport is not None
+            engine.queued_control >= limits.control_frames_pause
+            or engine.queued_bytes >= 2 * limits.send_buffer
         ):
             self._reading = False
             self.setup.counters.exceeded["control_frames_pause"] += 1

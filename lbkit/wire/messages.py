@@ -135,5 +135,5 @@ class OneMessage:
                 StatusCode.RESOURCE_EXHAUSTED,
                 f"message of {self.expected} bytes is larger than the limit of {self._limit}",
             )
-        if self.expected > _LARGE_BYTES:
+        if self.expected >= _LARGE_BYTES:
             self._buffer = _kept.pop() if _kept else bytearray(_LARGE_BYTES)

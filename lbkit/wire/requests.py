@@ -68,13 +68,11 @@ class RequestHead:
             elif name[-4:] == b"-bin":
                 binary = True
         if method != b"POST":
-            raise RequestRefused(
-                405, StatusCode.INTERNAL, f"method {method.decode('latin-1')!r}; gRPC uses POST"
-            )
+            text = f"method {method.decode('latin-1')!r}; gRPC uses POST"
+            raise RequestRefused(405, StatusCode.INTERNAL, text, method=method, content_type=kind)
         if kind != _TYPE and not is_grpc(kind):
-            raise RequestRefused(
-                415, StatusCode.UNKNOWN, f"content-type {kind.decode('latin-1')!r} is not application/grpc"
-            )
+            text = f"content-type {kind.decode('latin-1')!r} is not application/grpc"
+            raise RequestRefused(415, StatusCode.UNKNOWN, text, method=method, content_type=kind)
         if binary:
             self._metadata = decode_metadata(fields)  # now, as it may be refused
 
@@ -91,8 +89,18 @@ def is_grpc(content_type: bytes) -> bool:
 
 
 class RequestRefused(WireFault):
-    """Not a gRPC request: answered with an HTTP status of its own."""
+    """Not a gRPC request: answered with an HTTP status of its own.
 
-    def __init__(self, http_status: int, code: StatusCode, details: str) -> None:
+    Attributes:
+        http_status: 405 or 415.
+        from_grpc: whether the content-type says that a gRPC client sent it, which reads no web pages.
+        to_head: whether the answer must have no content (RFC 9110 9.3.2).
+    """
+
+    def __init__(
+        self, http_status: int, code: StatusCode, details: str, *, method: bytes, content_type: bytes
+    ) -> None:
         super().__init__(code, details)
         self.http_status = http_status
+        self.from_grpc = content_type.startswith(_TYPE)
+        self.to_head = method == b"HEAD"
