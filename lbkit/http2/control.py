@@ -28,6 +28,7 @@ from lbkit.http2.tuner import PING_PAYLOAD
 class Control(Outbound):
     """What the native engine does about control frames."""
 
+    _passed_over = 0  # stream ids that the peer left out
     _last_goaway = frames.MAX_STREAM_ID  # the id in the peer's last GOAWAY
 
     def _on_control(self, kind: int, flags: int, stream_id: int, data: bytes) -> None:
@@ -52,8 +53,6 @@ class Control(Outbound):
                 self._on_goaway(data)
         else:
             self._guard.glitch(f"frame type {kind}")  # ignored: RFC 9113 5.5
-        if self.queued_control > self.limits.control_frames_pause:
-            self._guard.control_frames(self.queued_control)
 
     # WINDOW_UPDATE, RFC 9113 6.9
 
@@ -96,7 +95,7 @@ class Control(Outbound):
         self._closed.reset(stream_id, RESET_BY_PEER)
         self._forget(stream)
         stream.sink.reset(code, f"the peer reset the stream with {frames.error_name(code)}")
-        self._guard.reset(self._opened_by_either(), f"RST_STREAM {frames.error_name(code)}")
+        self._guard.reset(self._over(), f"RST_STREAM {frames.error_name(code)}")
 
     # PRIORITY, RFC 9113 5.3.2 and 6.3
 
@@ -231,16 +230,18 @@ class Control(Outbound):
         self.counters.seen["stream_faults"] += 1
         self.reset(stream, code)
         stream.sink.reset(code, text)
-        self._guard.reset(self._opened_by_either(), text)
+        self._guard.reset(self._over(), text)
 
     def _refuse(self, stream_id: int, code: ErrorCode, text: str, *, fault: bool = True) -> None:
         """Reset a stream that there is no object for; if it is a ``fault`` of the peer, it counts as one."""
         self._closed.reset(stream_id, RESET_BY_US)
+        self._late_data += self._initial_window
         self._queue(frames.frame(RST_STREAM, 0, stream_id, pack_u32(code)))
-        self._guard.control_frames(self.queued_control)
         if fault:
             self.counters.seen["stream_faults"] += 1
-            self._guard.reset(self._opened_by_either(), text)
+            self._guard.reset(self._over(), text)
+        else:
+            self._guard.refused()
 
     def _was_used(self, stream_id: int) -> bool:
         """Whether a stream id that has no stream now had one, or was passed over (RFC 9113 5.1: idle or closed)."""
@@ -256,4 +257,8 @@ class Control(Outbound):
 
     def _opened_by_either(self) -> int:
         """Return how many streams the connection has had."""
-        return (self._next_id - 1 >> 1) + (self._peer_last_id + 1 >> 1)
+        return (self._next_id - 1 >> 1) + (self._peer_last_id + 1 >> 1) - self._passed_over
+
+    def _over(self) -> int:
+        """Return how many of them are over."""
+        return self._opened_by_either() - len(self.streams)

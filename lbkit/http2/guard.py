@@ -50,11 +50,12 @@ class Guard:
         "_counters",
         "_empty_at",
         "_empty_frames",
+        "_ended_badly",
+        "_ended_well",
         "_glitches",
         "_late",
         "_limits",
         "_now",
-        "_opened",
         "_ping_at",
         "_ping_sent",
         "_pings",
@@ -75,7 +76,8 @@ class Guard:
         self._glitches: Bucket | None = None
         self._settings: Bucket | None = None
         self._pings: Bucket | None = None
-        self._opened = 0  # streams there had been at the last reset
+        self._ended_badly = 0  # streams that were reset or refused
+        self._ended_well = 0  # streams that had not been, at the last reset
         self._late = 0
         self._empty_frames = 0
         self._empty_at: object = None
@@ -85,20 +87,26 @@ class Guard:
         self._ping_sent = 0
         self._strikes = 0
 
-    def reset(self, opened: int, what: str) -> None:
+    def refused(self) -> None:
+        """Count a stream that was refused through no fault of the peer."""
+        self._ended_badly += 1
+
+    def reset(self, ended: int, what: str) -> None:
         """Count a stream reset by the peer, or by us for what it did (CVE-2023-44487, CVE-2025-8671).
 
         Args:
-            opened: streams that the connection has had so far.
+            ended: streams that the connection has had and that are over, this one included.
             what: what happened, for the message.
         """
         limits = self._limits
         now = self._now()
         if self._resets is None:
             self._resets = Bucket(limits.resets_burst, limits.resets_rate, now)
-        # Each stream since the last one was not reset: callers that cancel one call in two stay welcome.
-        earned = max(0, opened - self._opened - 1)
-        self._opened = opened
+        # For each stream that ended well one may be reset: callers that cancel one call in two stay welcome.
+        self._ended_badly += 1
+        well = ended - self._ended_badly
+        earned = max(0, well - self._ended_well)
+        self._ended_well = max(well, self._ended_well)
         self._counters.seen["resets"] += 1
         # A server gains nothing from resetting the calls of its client.
         if not self._resets.take(now, earned) and not self._client:
@@ -196,11 +204,6 @@ class Guard:
             self._pings = Bucket(limits.pings_burst, limits.pings_rate, now)
         if not self._pings.take(now):
             self.exceed("pings", "too many PINGs")
-
-    def control_frames(self, queued: int) -> None:
-        """Look at how many answers of ours wait for a peer that does not read (CVE-2019-9514)."""
-        if queued > self._limits.control_frames:
-            self.exceed("control_frames", f"{queued} answers wait to be read")
 
     def exceed(self, limit: str, text: str) -> None:
         """End the connection for a limit.

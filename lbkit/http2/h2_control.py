@@ -47,19 +47,18 @@ class H2Control(H2Headers):
             if kind == PRIORITY:
                 self._guard.priority(self._opened_by_either())
                 self._guard.glitch("PRIORITY")
-        if self.queued_control > self.limits.control_frames_pause:
-            self._guard.control_frames(self.queued_control)
 
     def _on_window_update(self, stream_id: int, frame: bytes) -> None:
         self._guard.window_update(self._opened_by_either(), 2 * self._sent_frames)
         if len(frame) == 9 + 4:
             increment = unpack_u32(frame, 9)[0] & frames.MAX_WINDOW
             frame = frame[:9] + pack_u32(increment)  # h2 takes the reserved bit for a part of the number
-            if not increment and stream_id in self.streams:  # a fault of the stream, RFC 9113 6.9
+            stream = self.streams.get(stream_id)
+            if stream is None and self._was_used(stream_id):
+                return  # crossed the end of the stream; after GOAWAY h2 may still have one
+            if stream is not None and not increment:  # a fault of the stream, RFC 9113 6.9
                 fault = StreamFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0 (RFC 9113 6.9)")
-                self._stream_fault(self.streams[stream_id], fault)
-                return
-            if not increment and self._was_used(stream_id):
+                self._stream_fault(stream, fault)
                 return
         self._feed(frame)
 

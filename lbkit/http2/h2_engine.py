@@ -213,7 +213,7 @@ class H2Engine(H2Control):
     def _on_data(self, flags: int, stream_id: int, frame: bytes) -> None:
         stream = self.streams.get(stream_id)
         payload = frame[9:]
-        padding = 1 + payload[0] if payload and flags & PADDED else 0
+        padding = 1 + int.from_bytes(payload[:1], "big") if flags & PADDED else 0
         if padding > len(payload):
             self._feed(frame)  # h2 ends the connection for it
         elif stream is None and self._was_used(stream_id):  # h2 would answer every frame that was on its way

@@ -225,7 +225,6 @@ class H2Headers(H2Outbound):
             self._collect()
         else:
             self._queue(frames.frame(RST_STREAM, 0, stream_id, pack_u32(code)))
-        self._guard.control_frames(self.queued_control)
         if fault:
             self.counters.seen["stream_faults"] += 1
             self._guard.reset(self._opened_by_either(), text)

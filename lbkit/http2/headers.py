@@ -174,6 +174,7 @@ class Headers(Control):
         if stream_id > self._peer_last_id + 2:
             first = self._peer_last_id + 2 if self._peer_last_id else 1
             self._closed.pass_over(first, stream_id - 2)
+            self._passed_over += (stream_id - first) >> 1
             self._guard.glitch("stream ids passed over")
         self._peer_last_id = stream_id
         # One that crossed our GOAWAY is tried elsewhere, so it must not run here (RFC 9113 6.8).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import weakref
 from math import inf
@@ -20,6 +21,8 @@ from lbkit.transport.state import CLOSED, DRAIN, DRAINING, END, HANDSHAKE, SETTI
 # puts client and server in lockstep: one is idle while the other works (measured: -45 % calls a second).
 _EARLY_BYTES = 4096
 _EARLY_FRAMES = 20  # ten unary calls
+
+_log = logging.getLogger("lbkit.transport")
 
 _LINGER_S = 1.0  # for a peer to read our GOAWAY
 
@@ -84,6 +87,7 @@ class Connection(asyncio.BufferedProtocol):
         )
         self.state = HANDSHAKE
         self.peer = ""
+        self.host = ""  # the peer's IP address; empty for a Unix socket
         self.closed: asyncio.Future[None] = loop.create_future()
         # An attribute and not a method that passes it on: it saves a call for every read.
         self.get_buffer = self.engine.get_buffer  # type: ignore[method-assign,assignment]
@@ -106,6 +110,8 @@ class Connection(asyncio.BufferedProtocol):
         """Begin: send what opens the connection."""
         self._transport = cast("asyncio.Transport", transport)
         self.peer = peer_name(transport)
+        name = transport.get_extra_info("peername")
+        self.host = str(name[0]) if isinstance(name, tuple) else ""
         self._opened_at = self.loop.time()
         self.engine.start()
         self._flush()
@@ -156,12 +162,6 @@ class Connection(asyncio.BufferedProtocol):
 
     # for the layers above
 
-    @property
-    def host(self) -> str:
-        """The peer's IP address; empty for a Unix socket."""
-        name = None if self._transport is None else self._transport.get_extra_info("peername")
-        return str(name[0]) if isinstance(name, tuple) else ""
-
     def kick(self) -> None:
         """Have what was queued written: now if it is much or of the only call, else at the end of the turn."""
         engine = self.engine
@@ -194,6 +194,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def fault(self, fault: ConnectionFault) -> None:
         """Send the GOAWAY that the engine queued, and close; a peer that does not read it gets no second chance."""
+        _log.debug("%s: %s", self.peer, fault)
         self._end(str(fault))
         self._flush()
         if self._transport is not None:
@@ -237,6 +238,11 @@ class Connection(asyncio.BufferedProtocol):
         """Read no more from a peer that does not read our answers (CVE-2019-9512, CVE-2019-9515)."""
         engine, limits = self.engine, self.setup.limits
         if self._transport is None:
+            return
+        if engine.queued_control > limits.control_frames:  # CVE-2019-9514
+            self.setup.counters.exceeded["control_frames"] += 1
+            text = f"{engine.queued_control} answers wait to be read (RFC 9113 10.5)"
+            engine.fail(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, text))
             return
         # Twice the send buffer: two ends that both send as much as they may must not both stop reading.
         if (
