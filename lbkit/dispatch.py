@@ -342,6 +342,7 @@ class ServerCall(ServicerContext):
                 self._end_stream(Status(self._code, self._details), _HEAD)
                 return
             payload = self._handler.serialize(response)
+            del request, response  # while the payload waits for the client to read, it is enough by itself
             if not self._head_sent:
                 self._send_head(())
             connection = self._connection

@@ -24,6 +24,7 @@ from lbkit.http2.frames import (
 from lbkit.http2.headers import Headers
 from lbkit.http2.hpack_decoder import Decoder
 from lbkit.http2.interface import ConnectionSink
+from lbkit.http2.null import NULL_CONNECTION
 from lbkit.http2.stream import CLOSED, HALF_CLOSED_REMOTE, NO_LENGTH, Stream
 from lbkit.limits import Counters, Limits
 
@@ -137,6 +138,7 @@ class NativeEngine(Headers):
             if stream.state != CLOSED:  # one that another's sink has reset meanwhile
                 self._forget(stream)
                 stream.sink.lost(reason)
+        self._sink = NULL_CONNECTION
 
     def _parse(self, data: bytes) -> int:
         """Process whole frames and return how many bytes they were."""
