@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -23,6 +24,15 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "may_leak(*kinds, reason): what the leak check lets pass: 'task', 'socket', 'thread', 'exception'",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what the reference engine cannot do, where it was asked for."""
+    if os.environ.get("LBKIT_HTTP2_ENGINE") != "h2":
+        return
+    for item in items:
+        if marker := item.get_closest_marker("native_engine"):
+            item.add_marker(pytest.mark.skip(reason=marker.kwargs["reason"]))
 
 
 def pytest_collection_finish() -> None:

@@ -24,6 +24,7 @@ from lbkit.http2.frames import (
 )
 from lbkit.http2.h2_headers import H2Headers, StreamFault
 from lbkit.http2.hpack import DEFAULT_TABLE_SIZE
+from lbkit.http2.stream import CLOSED
 
 
 class H2Control(H2Headers):
@@ -86,7 +87,7 @@ class H2Control(H2Headers):
             self.counters.seen["stream_faults"] += 1
             self._forget_reset(stream)
         stream.sink.reset(code, text)
-        self._guard.reset(self._opened_by_either(), text)
+        self._guard.reset(self._over(), text)
 
     def _on_settings(self) -> None:
         # The layer above keeps to it; h2 would raise on a stream too many, also if the limit fell meanwhile.
@@ -124,9 +125,13 @@ class H2Control(H2Headers):
             text = f"GOAWAY {last}: no stream of ours (RFC 9113 6.8)"
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, text)
         self._last_goaway = last
+        self._guard.glitch("GOAWAY")  # two are usual
+        code, debug = int(event.error_code or 0), event.additional_data or b""
         # The connection first: a refused stream is tried again at once, and must not be so here.
-        self._sink.goaway(last, int(event.error_code or 0), event.additional_data or b"")
+        self._sink.goaway(last, code, debug)
+        reason = f"the peer said GOAWAY {error_name(code)} {debug.decode('utf-8', 'replace')}".rstrip()
         for stream in [stream for stream in self.streams.values() if stream.id > last]:
-            if bool(stream.id & 1) == self.client:  # ours, and the peer will do nothing for it
+            # Ours, and the peer will do nothing for it; unless another's sink has reset it meanwhile.
+            if bool(stream.id & 1) == self.client and stream.state != CLOSED:
                 self._forget(stream)
-                stream.sink.reset(ErrorCode.REFUSED_STREAM, "the peer is going away")
+                stream.sink.reset(ErrorCode.REFUSED_STREAM, reason)

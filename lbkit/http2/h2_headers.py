@@ -215,11 +215,12 @@ class H2Headers(H2Outbound):
         self.counters.seen["stream_faults"] += 1
         self.reset(stream, fault.code)
         stream.sink.reset(fault.code, fault.text)
-        self._guard.reset(self._opened_by_either(), fault.text)
+        self._guard.reset(self._over(), fault.text)
 
     def _refuse(self, stream_id: int, code: ErrorCode, text: str, *, fault: bool = True) -> None:
         """Reset a stream that there is no object for; if it is a ``fault`` of the peer, it counts as one."""
         self._closed.reset(stream_id, RESET_BY_US)
+        self._late_data += self._initial_window
         if stream_id in self._h2.streams and not self._h2.streams[stream_id].closed:
             self._h2.reset_stream(stream_id, code)
             self._collect()
@@ -227,7 +228,9 @@ class H2Headers(H2Outbound):
             self._queue(frames.frame(RST_STREAM, 0, stream_id, pack_u32(code)))
         if fault:
             self.counters.seen["stream_faults"] += 1
-            self._guard.reset(self._opened_by_either(), text)
+            self._guard.reset(self._over(), text)
+        else:
+            self._guard.refused()
 
     def _on_late(self, stream_id: int, what: str, length: int = 0) -> None:
         """Handle DATA or HEADERS on a stream that is gone (RFC 9113 5.1, "closed")."""
@@ -256,6 +259,10 @@ class H2Headers(H2Outbound):
     def _opened_by_either(self) -> int:
         """Return how many streams the connection has had."""
         return (self._next_id - 1 >> 1) + (self._peer_last_id + 1 >> 1)
+
+    def _over(self) -> int:
+        """Return how many of them are over."""
+        return self._opened_by_either() - len(self.streams)
 
     def _peer_ended(self, stream: Stream) -> None:
         stream.state = TRANSITIONS[stream.state * 3 + RECEIVE_END]

@@ -9,15 +9,17 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.bench import imports, matrix, memory, report, verdicts
+from tests.bench import flows, imports, matrix, memory, report, verdicts
+from tests.bench.flow_load import MIB
 from tests.bench.load import metadata_cost_us
+from tests.bench.matrix import Measured
 from tests.bench.processes import BrokenError, Cores, run, serving
 
-PARTS = ("imports", "matrix", "pick", "update", "memory")
+PARTS = ("imports", "matrix", "streams", "bulk", "pick", "update", "memory")
 _QUIET_CORES = 0.2  # interrupts of our own traffic are a part of it
 _UNKNOWN = {"pick": lambda: verdicts.of_pick({}), "update": lambda: verdicts.of_update({})}
 
@@ -45,7 +47,7 @@ class Bench:
     def matrix(self) -> None:
         """Measure each client against each server."""
         cost = metadata_cost_us()
-        rounds, seconds = (1, 1.0) if self.quick else (3, 1.0)
+        rounds, seconds = (1, 0.7) if self.quick else (3, 1.0)
         chosen = matrix.cells(self.quick)
         results = matrix.measure(chosen, self.cores, rounds, seconds, _progress)
         self.parts["metadata_us"] = cost
@@ -54,7 +56,7 @@ class Bench:
         for cell, found in results.items():
             if found.failure:
                 self.broken.append(f"{cell.client} > {cell.server}: {found.failure}")
-        print(f"\nunary echo of 100 bytes, medians of {rounds} x {seconds:.0f} s per cell")
+        print(f"\nunary echo of 100 bytes, medians of {rounds} x {seconds:.1f} s per cell")
         print(
             f"  each call has a deadline and fresh trace metadata ({cost:.1f} us of the client's CPU to make)"
         )
@@ -64,10 +66,43 @@ class Bench:
         omitted = [peer.name for peer in matrix.PEERS if peer.installed and not peer.balances]
         for line in report.matrix_lines(results, omitted):
             print(line)
-        self.parts["other_cores"] = others = matrix.other_cores(results)
+        self.parts["other_cores"] = matrix.other_cores(results)
+        self._warn(results)
+
+    def streams(self) -> None:
+        """Measure streams of small messages."""
+        rounds, seconds = (1, 0.7) if self.quick else (5, 1.0)
+        results = flows.measure(flows.streams(self.quick), self.cores, rounds, seconds, _progress)
+        self.verdicts += verdicts.of_streams(results)
+        print(f"\nmessages of 100 bytes streamed by the server, medians of {rounds} x {seconds:.1f} s")
+        print("  an async generator of protobuf messages to an async iterator of them, with flow control")
+        print("  lbkit: its transport; call objects for streams are not built yet")
+        self._show("streams", results, "messages/s", 1.0, "message")
+
+    def bulk(self) -> None:
+        """Measure large messages."""
+        rounds, seconds = (1, 0.5) if self.quick else (5, 1.0)
+        results = flows.measure(flows.bulk(), self.cores, rounds, seconds, _progress)
+        self.verdicts += verdicts.of_bulk(results)
+        print(f"\nunary calls with 1 MiB of raw bytes one way, medians of {rounds} x {seconds:.1f} s")
+        self._show("bulk", results, "MB/s", MIB / 1e6, "MiB")
+
+    def _show(self, name: str, results: flows.Results, unit: str, scale: float, per: str) -> None:
+        self.parts[name] = list(flows.as_json(results))
+        for flow, found in results.items():
+            if found.failure:
+                self.broken.append(f"{name} of {flow.peer}: {found.failure}")
+        print(f"  each ratio is the median of those within a round, to {matrix.BASELINE}'s")
+        for line in report.flow_lines(results, unit, scale, per):
+            print(line)
+        self._warn(results)
+
+    def _warn(self, results: Mapping[Any, Measured]) -> None:
+        """Say when other work spoilt the figures."""
+        others = matrix.other_cores(results)
         if others is not None and others > _QUIET_CORES:
             print(f"\n  the machine was NOT QUIET: other work kept {others:.1f} cores busy; run it again")
-            print("  (RPC/s and latency are far off then, and CPU per call is too high for everybody)")
+            print("  (rates and latency are far off then, and CPU time is too high for everybody)")
 
     def pick(self) -> None:
         """Time a pick of round_robin."""
@@ -97,6 +132,7 @@ class Bench:
         count = 300 if self.quick else 1000
         found = memory.measure(self.cores, count)
         self.parts["idle_connection"] = found
+        self.verdicts += verdicts.of_memory(found)
         print(f"\nresident memory of a connection that is idle after one call, kB, mean of {count}")
         rows: list[tuple[str, ...]] = [("implementation", "server", "client")]
         for name, entry in found.items():
@@ -126,7 +162,7 @@ def main() -> int:
     """Run what the command line asks for."""
     description = "Measure lbkit beside its peers."
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=description)
-    parser.add_argument("--quick", action="store_true", help="one round and fewer cells: under 90 seconds")
+    parser.add_argument("--quick", action="store_true", help="one round and fewer cells: about a minute")
     parser.add_argument("--json", type=Path, default=Path(".cache/bench.json"), help="where the figures go")
     parser.add_argument("--only", choices=PARTS, action="append", help="run this part; repeatable")
     arguments = parser.parse_args()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.bench.load import Sample
 from tests.bench.processes import BrokenError, Cores, run, serving
 
 BASELINE = "grpcio.aio"
 BACKENDS = (1, 3)
+_TIMEOUT_S = 30.0  # for a run of a second or two
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Measured:
 
 
 Results = dict[Cell, Measured]
+Key = TypeVar("Key", bound=Hashable)
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -116,27 +118,27 @@ def measure(
                 progress(f"round {number + 1} of {rounds}, cell {place} of {len(chosen)}")
                 if not results[cell].failure:
                     used = servers[cell.server][: cell.backends]
-                    _measure_once(results[cell], cell, used, cores, seconds)
+                    options = ["--in-flight", str(cell.in_flight), "--seconds", str(seconds)]
+                    measure_once(results[cell], _MODULES[cell.client], options, used, cores)
     return results
 
 
-def _measure_once(
-    into: Measured, cell: Cell, used: Sequence[tuple[int, int]], cores: Cores, seconds: float
+def measure_once(
+    into: Measured, module: str, options: Sequence[str], used: Sequence[tuple[int, int]], cores: Cores
 ) -> None:
+    """Run one client process against the servers ``used``, each a pid and a port; add its sample, or its failure."""
     arguments = [
-        *("load", "--in-flight", str(cell.in_flight), "--seconds", str(seconds)),
+        *("load", *options),
         *("--pids", ",".join(str(pid) for pid, _ in used)),
         *("--ports", ",".join(str(port) for _, port in used)),
     ]
     try:
-        into.samples.append(
-            Sample.from_json(run(_MODULES[cell.client], arguments, cores.client, timeout=30.0 + seconds))
-        )
+        into.samples.append(Sample.from_json(run(module, arguments, cores.client, timeout=_TIMEOUT_S)))
     except BrokenError as error:
         into.failure = str(error)
 
 
-def ratios(results: Results, cell: Cell, against: Cell, value: str) -> list[float]:
+def ratios(results: Mapping[Key, Measured], cell: Key, against: Key, value: str) -> list[float]:
     """Divide one value of a cell by another cell's, round by round: both saw the machine in the same mood.
 
     The round in which other processes took least comes first.
@@ -149,7 +151,7 @@ def ratios(results: Results, cell: Cell, against: Cell, value: str) -> list[floa
     return [one / other for one, other in values if one is not None and other]
 
 
-def other_cores(results: Results) -> float | None:
+def other_cores(results: Mapping[Any, Measured]) -> float | None:
     """Return the median number of cores that other processes kept busy meanwhile: 0 on a quiet machine."""
     found = [sample.other_cores for measured in results.values() for sample in measured.samples]
     known = [value for value in found if value is not None]

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.bench import matrix
+from tests.bench import flows, matrix
 from tests.bench.matrix import BASELINE, Cell, Results
 from tests.bench.verdicts import Verdict
 
@@ -43,6 +43,49 @@ def matrix_lines(results: Results, omitted: Sequence[str]) -> Iterator[str]:
         yield from table([header, *(_row(results, cell) for cell in group)], left=2)
         if backends > 1 and omitted:
             yield f"  left out, no balancing in the client: {', '.join(omitted)}"
+
+
+def flow_lines(results: flows.Results, unit: str, scale: float, per: str) -> Iterator[str]:
+    """Give the lines of a table of flows.
+
+    Args:
+        results: what was measured.
+        unit: what the rates are shown in.
+        scale: that many make one of a sample's.
+        per: what CPU time is told for.
+    """
+    cpu = f"us/{per}"
+    header = (
+        "implementation",
+        "flow",
+        "at once",
+        unit,
+        "ratio",
+        f"client {cpu}",
+        f"server {cpu}",
+        "both",
+        "ratio",
+    )
+    rows: list[tuple[str, ...]] = [header]
+    for flow, measured in results.items():
+        baseline = flows.baseline_of(flow)
+        rate = measured.middle("rate")
+        row = (flow.peer, flow.kind.lower(), str(flow.in_flight))
+        if measured.failure:
+            rows.append((*row, f"BROKEN: {measured.failure}"))
+            continue
+        rows.append(
+            (
+                *row,
+                number(None if rate is None else rate * scale, 0),
+                _ratio(matrix.ratios(results, flow, baseline, "rate")),
+                number(measured.middle("client_us")),
+                number(measured.middle("server_us")),
+                number(measured.middle("both_us")),
+                _ratio(matrix.ratios(results, flow, baseline, "both_us")),
+            )
+        )
+    yield from table(rows, left=2)
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> Iterator[str]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
+from tests.bench import flows
+from tests.bench.flow_load import DOWN, STREAM, UP
+from tests.bench.flows import Flow
 from tests.bench.matrix import BASELINE, Cell, Measured, Results, ratios
 
 BOTH_ENDS = "lbkit at both ends"
 CLIENT_ONLY = "lbkit as the client"
+TRANSPORT = "lbkit's transport"
 ALONE = "lbkit alone"
 
 
@@ -49,6 +54,38 @@ def of_matrix(results: Results) -> Iterator[Verdict]:
     )
 
 
+def of_streams(results: flows.Results) -> Iterator[Verdict]:
+    """Judge the streams of small messages."""
+    own, other = Flow("lbkit", STREAM, 1), Flow(BASELINE, STREAM, 1)
+    yield _at_least(
+        f"streamed 100-byte messages: >= 10x {BASELINE}'s messages/s at both ends",
+        10.0,
+        ratios(results, own, other, "rate"),
+        _by_cpu(results.get(own), results.get(other)) + "; call objects for streams are not built yet",
+        TRANSPORT,
+    )
+
+
+def of_bulk(results: flows.Results) -> Iterator[Verdict]:
+    """Judge the large messages."""
+    for kind, name in ((DOWN, "download"), (UP, "upload")):
+        for in_flight in flows.BULK_IN_FLIGHT:
+            own, other = Flow("lbkit", kind, in_flight), Flow(BASELINE, kind, in_flight)
+            cpu = ratios(results, other, own, "both_us")
+            yield _at_least(
+                f"1 MiB {name}, {in_flight} in flight: MB/s >= 0.9x {BASELINE} at both ends",
+                0.9,
+                ratios(results, own, other, "rate"),
+                f"; by CPU of both sides {median(cpu):.2f}x" if cpu else "",
+            )
+
+
+def of_memory(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Verdict]:
+    """Judge the memory of idle connections, in bytes."""
+    size = found.get("lbkit", {}).get("server_bytes")
+    yield _limit("idle connection <= 40 kB on the server", None if size is None else size / 1e3, 40.0, "kB")
+
+
 def of_imports(times: Mapping[str, float]) -> Iterator[Verdict]:
     """Judge the import times, in milliseconds."""
     own, other = times.get("lbkit"), times.get("grpc.aio")
@@ -82,9 +119,11 @@ def of_update(found: Mapping[str, float]) -> Iterator[Verdict]:
     )
 
 
-def _at_least(promise: str, least: float, values: Sequence[float], note: str) -> Verdict:
+def _at_least(
+    promise: str, least: float, values: Sequence[float], note: str, scope: str = BOTH_ENDS
+) -> Verdict:
     figure = f"{_spread(values)}{note}"
-    return Verdict(promise, BOTH_ENDS, figure, median(values) >= least if values else None)
+    return Verdict(promise, scope, figure, median(values) >= least if values else None)
 
 
 def _by_cpu(one: Measured | None, other: Measured | None) -> str:

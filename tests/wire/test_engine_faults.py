@@ -147,6 +147,21 @@ def test_first_frame_must_be_settings(first: bytes) -> None:
     assert isinstance(end.faults[0], NotHttp2)
 
 
+@pytest.mark.parametrize("said", [b"H", b"\x01", b"\x00\x41"])
+def test_first_frame_is_refused_from_the_bytes_of_its_length(said: bytes) -> None:
+    """C25: what is no frame, or a longer one than SETTINGS may be, is not waited for."""
+    end = End(client=True)
+    end.receive(said)
+    assert isinstance(end.faults[0], NotHttp2)
+
+
+@pytest.mark.parametrize("said", [b"\x00", b"\x00\x40", b"\x00\x00\x06\x04"])
+def test_first_frame_may_come_in_pieces(said: bytes) -> None:
+    end = End(client=True)
+    end.receive(said)
+    assert not end.faults
+
+
 def test_settings_may_come_a_byte_behind_the_preface() -> None:
     end = End(client=False)
     end.receive(frames.PREFACE)
@@ -307,6 +322,11 @@ SERVER_FAULTS: dict[str, tuple[Callable[[Scripted], bytes], ErrorCode, str]] = {
         "priority",
     ),
     "HEADERS on stream 0": (lambda end: end.headers(0), ErrorCode.PROTOCOL_ERROR, "stream 0"),
+    "HEADERS on stream 0, to be continued": (
+        lambda end: end.headers(0, flags=0),
+        ErrorCode.PROTOCOL_ERROR,
+        "stream 0",
+    ),
     "HEADERS on an even stream": (lambda end: end.headers(2), ErrorCode.PROTOCOL_ERROR, "stream 2"),
     "CONTINUATION alone": (
         lambda end: frame(frames.CONTINUATION, frames.END_HEADERS, 1, end.block(REQUEST)),

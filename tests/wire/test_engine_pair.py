@@ -105,6 +105,16 @@ def test_queued_bytes_is_what_take_returns() -> None:
     assert pair.client.engine.take() == b""
 
 
+def test_queued_frames_is_about_their_number() -> None:
+    pair = Pair()
+    streams = [pair.client.open() for _ in range(10)]
+    for stream in streams:
+        pair.client.engine.send_data(stream, b"question", True)
+    assert pair.client.engine.queued_frames == 20
+    pair.client.engine.take()
+    assert pair.client.engine.queued_frames == 0
+
+
 # Bytes may come in any pieces
 
 
@@ -396,7 +406,7 @@ def test_smaller_table_is_announced_and_both_sides_stay_in_step() -> None:
 
 def test_frames_grow_with_the_peers_limit_up_to_our_own() -> None:
     """RFC 9113 4.2 allows 16 MiB, but other streams wait while a frame is written."""
-    pair = Pair()
+    pair = Pair(client=Limits(send_buffer=1 << 20))
     pair.client.receive(setting(MAX_FRAME_SIZE=1_000_000, INITIAL_WINDOW_SIZE=1_000_000))
     pair.client.receive(window_update(0, 1_000_000))
     stream = pair.client.open()

@@ -6,6 +6,7 @@ import pytest
 
 from lbkit.http2 import frames
 from lbkit.http2.frames import ErrorCode, frame
+from lbkit.http2.hpack import Field
 from lbkit.limits import Limits
 from tests.support.wire import (
     REQUEST,
@@ -95,6 +96,51 @@ def test_unknown_frames_and_priority_are_ignored() -> None:
     end.receive(frame(0xFA, 0xFF, 0, b"whatever") + frame(frames.PRIORITY, 0, 5, bytes(5)))
     assert end.events == []
     assert end.sent() == []
+
+
+# Priority is ignored, but RFC 7540 5.3.1 made it an error of the stream to depend on itself
+
+
+def on_itself(end: Scripted, stream_id: int, flags: int, fields: tuple[Field, ...] = REQUEST) -> bytes:
+    """HEADERS whose priority says that the stream depends on itself."""
+    depends = stream_id.to_bytes(4, "big") + b"\x10"
+    return frame(frames.HEADERS, flags | frames.PRIORITY_FLAG, stream_id, depends + end.block(fields))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_stream_that_depends_on_itself_is_not_served(whole: bool) -> None:
+    end = server()
+    end.receive(on_itself(end, 1, frames.END_HEADERS if whole else 0))
+    if not whole:
+        end.receive(frame(frames.CONTINUATION, frames.END_HEADERS, 1, b""))
+    assert end.events == []
+    assert [(each.kind, each.stream_id, each.payload) for each in end.sent()] == [
+        (frames.RST_STREAM, 1, b"\0\0\0\1")
+    ]
+    end.receive(end.headers(3))
+    assert end.events == [("request", 3, REQUEST, False)]
+
+
+def test_trailers_that_depend_on_their_stream_do_not_harm_the_next_one() -> None:
+    end = server()
+    flags = frames.END_HEADERS | frames.END_STREAM
+    end.receive(end.headers(1) + on_itself(end, 1, flags, TRAILERS) + end.headers(3))
+    assert [event[:2] for event in end.events] == [("request", 1), ("reset", 1), ("request", 3)]
+
+
+def test_refused_stream_that_depends_on_itself_does_not_harm_the_next_one() -> None:
+    end = server(max_concurrent_streams=1)
+    end.receive(end.headers(1) + on_itself(end, 3, frames.END_HEADERS))
+    end.receive(reset_frame(1, ErrorCode.CANCEL) + end.headers(5))
+    assert [event[:2] for event in end.of("request")] == [("request", 1), ("request", 5)]
+
+
+def test_priority_frame_that_makes_a_stream_depend_on_itself_resets_it() -> None:
+    end = server()
+    end.receive(end.headers(1) + frame(frames.PRIORITY, 0, 1, b"\0\0\0\1\0"))
+    assert end.of("reset")[0][1:3] == (1, ErrorCode.PROTOCOL_ERROR)
+    end.receive(frame(frames.PRIORITY, 0, 5, b"\0\0\0\5\0"))  # there is no stream to reset
+    assert end.faults[0].code == ErrorCode.PROTOCOL_ERROR
 
 
 def test_reserved_bit_of_stream_ids_is_ignored() -> None:

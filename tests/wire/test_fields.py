@@ -91,8 +91,23 @@ def test_connection_specific_field_is_refused_each_time(name: bytes) -> None:
 
 def test_te_is_trailers_or_nothing() -> None:
     for _ in range(2):
-        assert why(check.check_trailers, ((b"te", b"trailers"),)) is None
-        assert why(check.check_trailers, ((b"te", b"gzip"),)) == "te is not 'trailers'"
+        assert why(check.check_request, REQUEST) is None
+        assert (b"te", b"trailers") in REQUEST
+        assert why(check.check_request, (*REQUEST, (b"te", b"gzip"))) == "te is not 'trailers'"
+
+
+@pytest.mark.parametrize("value", [b"trailers", b"gzip"])
+def test_te_belongs_in_requests_only(value: bytes) -> None:
+    """RFC 9113 8.2.2."""
+    for _ in range(2):
+        assert why(check.check_trailers, ((b"te", value),)) == "te where none belongs"
+        assert why(check.check_response, (*RESPONSE, (b"te", value))) == "te where none belongs"
+
+
+def test_path_is_not_empty() -> None:
+    """RFC 9113 8.3.1."""
+    fields = tuple((name, b"" if name == b":path" else value) for name, value in REQUEST)
+    assert why(check.check_request, fields) == "':path' is empty"
 
 
 def test_pseudo_header_in_trailers_is_refused() -> None:
@@ -107,6 +122,11 @@ def test_status_is_three_digits(status: bytes) -> None:
 @pytest.mark.parametrize("block", [(), TRAILERS, (*TRAILERS, *RESPONSE)])
 def test_response_begins_with_its_status(block: tuple[tuple[bytes, bytes], ...]) -> None:
     assert why(check.check_response, block) == "no :status first"
+
+
+def test_protocols_are_not_switched() -> None:
+    """RFC 9113 8.6."""
+    assert why(check.check_response, ((b":status", b"101"),)) == ":status is b'101'"
 
 
 @given(st.binary(max_size=30), st.binary(max_size=30))

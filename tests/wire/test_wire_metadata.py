@@ -18,7 +18,7 @@ from lbkit.wire.metadata import decode_metadata, encode_metadata
 keys = st.text(string.ascii_lowercase + string.digits + "-_.", min_size=1, max_size=20).map(
     lambda key: "x-" + key
 )
-texts = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40)
+texts = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40).map(str.strip)
 text_pairs = st.tuples(keys.filter(lambda key: not key.endswith("-bin")), texts)
 binary_pairs = st.tuples(keys.map(lambda key: key + "-bin"), st.binary(max_size=40))
 
@@ -26,6 +26,11 @@ binary_pairs = st.tuples(keys.map(lambda key: key + "-bin"), st.binary(max_size=
 @given(st.lists(st.one_of(text_pairs, binary_pairs), max_size=10))
 def test_metadata_is_read_back_in_order(pairs: list[tuple[str, str | bytes]]) -> None:
     assert decode_metadata(encode_metadata(pairs)) == tuple(pairs)
+
+
+def test_blanks_around_a_value_are_left_out() -> None:
+    """RFC 9113 8.2.1 wants none there, and some peers would refuse the call for them."""
+    assert encode_metadata([("x-a", "  a b "), ("x-b", " ")]) == [(b"x-a", b"a b"), (b"x-b", b"")]
 
 
 def test_repeated_keys_keep_all_their_values() -> None:

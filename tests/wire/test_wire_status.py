@@ -90,6 +90,17 @@ def test_ok_without_details_is_one_object() -> None:
     assert status_fields(OK) == [(b"grpc-status", b"0")]
 
 
+def test_status_is_found_among_other_trailers() -> None:
+    trailers = (
+        (b"x-a", b"1"),
+        (b"grpc-message", b"why"),
+        (b"x-b", b"2"),
+        (b"grpc-status", b"5"),
+        (b"x-c", b""),
+    )
+    assert status_of_trailers(trailers) == Status(StatusCode.NOT_FOUND, "why")
+
+
 def test_trailers_without_a_status_have_none() -> None:
     assert status_of_trailers(()) is None
     assert status_of_trailers(((b"grpc-message", b"lonely"),)) is None

@@ -20,7 +20,7 @@ def main(
     Args:
         serve: Run the echo server for ever; call the argument with the port once it listens.
         connect: Open a channel over ports of this machine and give its stub.
-        blocking: Do a whole job without asyncio, in place of ``connect``.
+        blocking: Do a whole job, in place of ``connect``.
     """
     arguments = _parse()
     if arguments.command == "serve" and serve is not None:
@@ -32,6 +32,7 @@ def main(
             seconds=arguments.seconds,
             warm_up=arguments.warm_up,
             server_pids=arguments.pids,
+            kind=arguments.kind,
         )
         if blocking is not None:
             sample = blocking(job)
@@ -65,6 +66,7 @@ def _parse() -> argparse.Namespace:
         "--pids", type=integers, required=True, help="processes whose CPU time counts as the server's"
     )
     load.add_argument("--in-flight", type=int, required=True)
+    load.add_argument("--kind", default="", help="what to do, where a peer can do several things")
     load.add_argument("--seconds", type=float, default=1.0)
     load.add_argument("--warm-up", type=float, default=0.3)
     idle = commands.add_parser("idle", help="measure the memory of idle channels and print one JSON line")
