@@ -42,6 +42,10 @@ class H2Control(H2Headers):
         else:
             if kind == SETTINGS and not flags & ACK:
                 self._guard.settings((len(frame) - 9) // 6)
+                for gone in self._h2.streams.keys() - self.streams.keys():
+                    del self._h2.streams[
+                        gone
+                    ]  # its window may overflow, which is nobody's fault (RFC 9113 6.9.2)
             elif kind == PING and not flags & ACK:
                 self._guard.ping(2 * self._sent_frames, len(self.streams))
             self._feed(frame)

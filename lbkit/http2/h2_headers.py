@@ -197,7 +197,7 @@ class H2Headers(H2Outbound):
                 self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR, LENGTH_TEXT)
                 return
         window = self._h2.remote_settings.initial_window_size
-        stream = Stream(stream_id, window, self._initial_window, NULL_SINK)
+        stream = Stream(stream_id, window, self._initial_window, NULL_SINK, answered=True)
         self.streams[stream_id] = stream
         stream.answered = True
         stream.missing = length

@@ -98,7 +98,7 @@ class H2Outbound(ABC):
         stream_id = self._next_id
         self._next_id = stream_id + 2
         window = self._h2.remote_settings.initial_window_size
-        stream = Stream(stream_id, window, self._initial_window, sink)
+        stream = Stream(stream_id, window, self._initial_window, sink, answered=False)
         self.streams[stream_id] = stream
         if stream_id >= _LAST_ID:
             self._sink.exhausted()
@@ -137,9 +137,7 @@ class H2Outbound(ABC):
 
     def consumed(self, stream: Stream, count: int) -> None:
         """Give ``count`` bytes of window back to the peer's stream, in steps of a quarter of the window."""
-        paid = min(stream.advance, count)  # given already
-        stream.advance -= paid
-        stream.unreturned += count - paid
+        stream.unreturned += count
         if stream.unreturned >= self.limits.stream_window >> 2 and stream.state < HALF_CLOSED_REMOTE:
             self._give(stream, stream.unreturned)
             stream.unreturned = 0
@@ -150,7 +148,7 @@ class H2Outbound(ABC):
         """Give the peer window for the rest of a message at once."""
         ahead = min(count, frames.MAX_WINDOW) - stream.receive_window
         if ahead > 0:
-            stream.advance += ahead
+            stream.unreturned -= ahead  # below 0: given already
             self._give(stream, ahead)
 
     def ping(self, payload: bytes) -> None:

@@ -202,14 +202,14 @@ class Headers(Control):
             if end and length > 0:
                 self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR, _LENGTH_TEXT)
                 return
-        stream = Stream(stream_id, self._peer_stream_window, self._initial_window, NULL_SINK)
+        stream = Stream(stream_id, self._peer_stream_window, self._initial_window, NULL_SINK, answered=True)
         self.streams[stream_id] = stream
-        stream.answered = True
         if end:
             stream.state = HALF_CLOSED_REMOTE
-        else:
+            stream.plain = False
+        elif length != NO_LENGTH:
             stream.missing = length
-            stream.plain = length == NO_LENGTH
+            stream.plain = False
         if too_large:
             self._sink.oversized(stream, too_large)
         else:

@@ -67,6 +67,7 @@ class Outbound:
         self._tuner = Tuner(limits.stream_window, limits.max_window)
         self._closed = ClosedStreams()
         self._out: list[bytes | memoryview] = []
+        self._most_queued = limits.send_buffer
         self._pieces_taken = 0  # out of ``_out``, in the life of the connection
         self._control = 0  # control frames queued in that life
         self._encoder = Encoder()
@@ -117,7 +118,7 @@ class Outbound:
         """Take the next stream id."""
         stream_id = self._next_id
         self._next_id = stream_id + 2
-        stream = Stream(stream_id, self._peer_stream_window, self._initial_window, sink)
+        stream = Stream(stream_id, self._peer_stream_window, self._initial_window, sink, answered=False)
         self.streams[stream_id] = stream
         if stream_id >= _LAST_ID:
             self._sink.exhausted()
@@ -127,19 +128,14 @@ class Outbound:
         """Queue a header block, cut into CONTINUATION frames if the peer's frames are short (RFC 9113 6.10)."""
         block = self._encoder.encode(prefix, fields)
         size = len(block)
-        out = self._out
-        most = self._peer_frame_size
-        kind, flags = HEADERS, END_STREAM if end else 0
-        while size > most:
-            out.append(pack_header(most >> 8, most & 0xFF, kind, flags, stream.id))
-            out.append(block[:most])
-            self.queued_bytes += most + 9
-            block = block[most:]
-            size -= most
-            kind, flags = frames.CONTINUATION, 0
-        out.append(pack_header(size >> 8, size & 0xFF, kind, flags | END_HEADERS, stream.id))
-        out.append(block)
-        self.queued_bytes += size + 9
+        flags = END_HEADERS | END_STREAM if end else END_HEADERS
+        if size <= self._peer_frame_size:
+            out = self._out
+            out.append(pack_header(size >> 8, size & 0xFF, HEADERS, flags, stream.id))
+            out.append(block)
+            self.queued_bytes += size + 9
+        else:
+            self._queue_in_pieces(stream, block, flags)
         if end:
             self._ended(stream)
 
@@ -151,7 +147,7 @@ class Outbound:
             and size <= stream.send_window
             and size <= self._send_window
             and size <= self._peer_frame_size
-            and self.queued_bytes < self.limits.send_buffer
+            and self.queued_bytes < self._most_queued
         ):
             stream.send_window -= size
             self._send_window -= size
@@ -183,10 +179,6 @@ class Outbound:
 
     def consumed(self, stream: Stream, count: int) -> None:
         """Give ``count`` bytes of window back to the peer's stream, in steps of a quarter of the window."""
-        if stream.advance:  # given already
-            paid = min(stream.advance, count)
-            stream.advance -= paid
-            count -= paid
         unreturned = stream.unreturned = stream.unreturned + count
         if (
             unreturned >= self._stream_target >> 2
@@ -205,7 +197,7 @@ class Outbound:
         stream.ends_at = stream.receive_window - count
         ahead = count - stream.receive_window
         if ahead > 0:
-            stream.advance += ahead
+            stream.unreturned -= ahead  # below 0: given already
             self._give(stream, ahead)
 
     def ping(self, payload: bytes) -> None:
@@ -240,6 +232,17 @@ class Outbound:
         self._settings_unacked += 1
         if (more := limits.connection_window - frames.DEFAULT_WINDOW) > 0:
             self._queue(frames.frame(WINDOW_UPDATE, 0, 0, pack_u32(more)))
+
+    def _queue_in_pieces(self, stream: Stream, block: bytes, flags: int) -> None:
+        kind, flags = HEADERS, flags & END_STREAM
+        while block:
+            piece, block = block[: self._peer_frame_size], block[self._peer_frame_size :]
+            size = len(piece)
+            flags |= 0 if block else END_HEADERS
+            self._out.append(pack_header(size >> 8, size & 0xFF, kind, flags, stream.id))
+            self._out.append(piece)
+            self.queued_bytes += size + 9
+            kind, flags = frames.CONTINUATION, 0
 
     def _queue(self, data: bytes) -> None:
         """Queue a control frame."""
@@ -312,7 +315,7 @@ class Outbound:
             tell: call ``writable`` on the sinks of streams that got rid of all their data.
         """
         blocked = self._blocked
-        most_queued = self.limits.send_buffer
+        most_queued = self._most_queued
         stalled = 0  # streams in a row whose own window is shut
         while blocked and stalled < len(blocked) and self.queued_bytes < most_queued:
             stream = blocked.popleft()

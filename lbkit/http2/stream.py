@@ -43,7 +43,6 @@ class Stream:
     """What the engine knows of one stream. ``sink`` belongs to the layer above."""
 
     __slots__ = (
-        "advance",
         "answered",
         "ends_at",
         "id",
@@ -58,18 +57,21 @@ class Stream:
         "unreturned",
     )
 
-    def __init__(self, stream_id: int, send_window: int, receive_window: int, sink: StreamSink) -> None:
+    pending_end: bool  # END_STREAM follows the pending data, if there is any
+
+    def __init__(
+        self, stream_id: int, send_window: int, receive_window: int, sink: StreamSink, *, answered: bool
+    ) -> None:
         self.id = stream_id
         self.sink = sink
         self.state = OPEN
         self.send_window = send_window
         self.receive_window = receive_window
-        self.unreturned = 0  # bytes consumed whose window was not given back yet
-        self.advance = 0  # bytes of window given ahead of their time, for a message that the sink waits for
+        # Bytes consumed whose window was not given back yet; below 0, window given ahead for a message that is awaited.
+        self.unreturned = 0
         self.pending: deque[memoryview] | None = None  # data waiting for window
-        self.pending_end = False  # END_STREAM follows the pending data
-        self.answered = False  # the headers that the peer's message begins with have come
-        self.plain = False  # DATA may take the short way: nothing below is to be looked at
+        self.answered = answered  # the headers that the peer's message begins with have come
+        self.plain = answered  # DATA may take the short way: nothing below is to be looked at
         self.ends_at = (
             receive_window  # where the receive window will be when the message has come that is awaited
         )
@@ -77,7 +79,7 @@ class Stream:
 
     def unread(self, initial_window: int) -> int:
         """Return how many bytes have come that were not consumed."""
-        return initial_window + self.advance - self.receive_window - self.unreturned
+        return initial_window - self.receive_window - self.unreturned
 
     def __repr__(self) -> str:
         return f"Stream({self.id}, {STATE_NAMES[self.state]})"

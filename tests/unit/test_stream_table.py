@@ -47,7 +47,7 @@ def test_table_has_no_other_rows() -> None:
 
 
 def test_stream_says_its_state() -> None:
-    assert repr(Stream(7, 0, 0, Recorder(End(client=True), 7))) == "Stream(7, open)"
+    assert repr(Stream(7, 0, 0, Recorder(End(client=True), 7), answered=False)) == "Stream(7, open)"
 
 
 def test_stream_without_a_sink_takes_everything_and_wants_nothing() -> None:
