@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export PYTHON PYTEST_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint types bench clean
+.PHONY: help demo test soak lint types bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-7s%s\n' "$$name" "$$text"; done
@@ -13,7 +13,7 @@ demo: $(VENV)/.installed-cli ## four backends and a client: one is killed, one j
 	@$(BIN)/lbkit demo
 
 test: $(VENV)/.installed-test ## lint, types, import contracts, tests; PYTEST_ARGS='-k name' narrows the last
-	@scripts/check ruff format mypy pyright imports tests
+	@scripts/check ruff format mypy pyright imports tests h2
 
 soak: $(VENV)/.installed-test ## long runs: faults and leaks
 	@$(BIN)/python -m pytest -m soak --timeout=900 -s tests/faults
@@ -27,6 +27,9 @@ types: $(VENV)/.installed-test ## mypy and pyright
 bench: $(VENV)/.installed-bench ## lbkit beside its peers
 	@$(BIN)/python -m tests.bench
 
+fuzz: $(VENV)/.installed-fuzz ## a minute of coverage-guided fuzzing for each target; FUZZ_SECONDS=3600 for longer
+	@for target in engine frames hpack wire; do $(BIN)/python -m tests.fuzz $$target --seconds $${FUZZ_SECONDS:-60} || exit 1; done
+
 clean: ## remove .venv, caches and build output
 	rm -rf $(VENV) build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -39,6 +42,10 @@ $(VENV)/.installed-cli: pyproject.toml
 $(VENV)/.installed-test: pyproject.toml
 	@scripts/install all,test
 	@touch $@ $(VENV)/.installed-cli
+
+$(VENV)/.installed-fuzz: pyproject.toml
+	@scripts/install all,test,fuzz
+	@touch $@ $(VENV)/.installed-cli $(VENV)/.installed-test
 
 $(VENV)/.installed-bench: pyproject.toml
 	@scripts/install all,bench

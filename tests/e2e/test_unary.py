@@ -371,10 +371,18 @@ async def test_unknown_method_is_unimplemented_with_the_nearest_one() -> None:
         assert "Did you mean" not in error.details()
 
 
-@pytest.mark.parametrize("path", ["", "/", "no-slash", "/a", "//", "/a/b/c", "/ü/x"])
+@pytest.mark.parametrize("path", ["/", "no-slash", "/a", "//", "/a/b/c", "/ü/x"])
 async def test_odd_paths_are_unimplemented(path: str) -> None:
     async with serving() as backend, channel_to(backend) as channel:
         assert (await failure(raw(channel, path)(b""))).code() is StatusCode.UNIMPLEMENTED
+
+
+async def test_an_empty_path_is_malformed() -> None:
+    """RFC 9113 8.3.1."""
+    async with serving() as backend, channel_to(backend) as channel:
+        error = await failure(raw(channel, "")(b""))
+        assert error.code() is StatusCode.INTERNAL
+        assert "PROTOCOL_ERROR" in error.details()
 
 
 async def test_error_says_where_when_and_what() -> None:
