@@ -12,6 +12,17 @@ from dataclasses import dataclass
 _KIB = 1024
 _MIB = 1024 * 1024
 
+_MOST = 2**31 - 1  # of windows and stream numbers, RFC 9113 5.1.1 and 6.9.1
+# Where 0 would mean that nothing ever moves, or where the RFC has the last word (6.5.2).
+_RANGES = {
+    "max_concurrent_streams": (1, _MOST),
+    "stream_window": (1, _MOST),
+    "connection_window": (1, _MOST),
+    "max_window": (1, _MOST),
+    "send_buffer": (1, _MOST),
+    "max_frame_size": (16 * _KIB, 2**24 - 1),
+}
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -55,6 +66,9 @@ class Limits:
         handshake_timeout_s: from accepting a connection to the peer's SETTINGS.
         header_timeout_s: from the first byte of a header block, or of any frame but DATA, to its last.
         write_timeout_s: how long the kernel may take no byte of what we send (gRFC A18).
+
+    Raises:
+        ValueError: a limit is negative, or outside of what HTTP/2 allows; says which and what.
     """
 
     max_concurrent_streams: int = 100
@@ -90,6 +104,13 @@ class Limits:
     handshake_timeout_s: float = 10.0
     header_timeout_s: float = 10.0
     write_timeout_s: float = 20.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least, most = _RANGES.get(name, (0, None))
+            if value < least or (most is not None and value > most):
+                allowed = f"at least {least}" if most is None else f"from {least} to {most}"
+                raise ValueError(f"Limits({name}={value!r}): it must be {allowed}")
 
 
 class Counters:
