@@ -15,7 +15,7 @@ _MIB = 1024 * 1024
 _MOST = 2**31 - 1  # of windows and stream numbers, RFC 9113 5.1.1 and 6.9.1
 # Where 0 would mean that nothing ever moves, or where the RFC has the last word (6.5.2).
 _RANGES = {
-    "max_concurrent_streams": (1, _MOST),
+    "max_concurrent_streams": (0, _MOST),
     "stream_window": (1, _MOST),
     "connection_window": (1, _MOST),
     "max_window": (1, _MOST),

@@ -18,7 +18,9 @@ from lbkit.http2.frames import (
     PRIORITY_FLAG,
     SETTINGS,
     STREAM_ID_MASK,
+    WINDOW_UPDATE,
     ErrorCode,
+    pack_u32,
     unpack_header,
 )
 from lbkit.http2.headers import Headers
@@ -120,9 +122,7 @@ class NativeEngine(Headers):
         """End the connection: GOAWAY, or an answer that somebody who does not speak HTTP/2 can read."""
         if self._failed:
             return
-        self._failed = True
-        self._rest = b""
-        self._room = self._room_stream = None
+        self._stop()
         self.counters.seen["connection_faults"] += 1
         if not isinstance(fault, NotHttp2) or self.client:
             self.goaway(None, fault.code, fault.text.encode())
@@ -132,13 +132,20 @@ class NativeEngine(Headers):
 
     def lost(self, reason: str) -> None:
         """Tell every stream that the connection is gone."""
-        self._failed = True
-        self._room = self._room_stream = None
+        self._stop()
         for stream in list(self.streams.values()):
             if stream.state != CLOSED:  # one that another's sink has reset meanwhile
                 self._forget(stream)
                 stream.sink.lost(reason)
         self._sink = NULL_CONNECTION
+
+    def _stop(self) -> None:
+        """Take no more input, also not the rest of what is being parsed if a sink's callback brought this about."""
+        self._failed = True
+        self._rest = b""
+        self._room = self._room_stream = None
+        # To the parse loop this is a header block that nothing may follow: it saves the loop a test for each frame.
+        self._block, self._block_stream = [], -1
 
     def _parse(self, data: bytes) -> int:
         """Process whole frames and return how many bytes they were."""
@@ -238,7 +245,11 @@ class NativeEngine(Headers):
         if self._receive_window < 0:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, _WINDOW_TEXT)
         if flags & PADDED:
-            if not length or data[at] >= length:
+            if not length:
+                raise ConnectionFault(
+                    ErrorCode.FRAME_SIZE_ERROR, "DATA too short for what it must hold (RFC 9113 4.2)"
+                )
+            if data[at] >= length:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding as long as its frame (RFC 9113 6.1)")
             at, end = at + 1, end - data[at]
         last = flags & END_STREAM != 0
@@ -251,8 +262,9 @@ class NativeEngine(Headers):
             return
         if not self._account(stream, length, end - at, flags):
             return
-        if length > end - at:
-            self.consumed(stream, length - (end - at))
+        if length > end - at and not last:  # padding is read as soon as it is here
+            stream.receive_window += length - (end - at)
+            self._queue(frames.frame(WINDOW_UPDATE, 0, stream_id, pack_u32(length - (end - at))))
         if last:
             self._peer_ended(stream)
         stream.sink.data(data[at:end], last)

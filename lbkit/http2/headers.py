@@ -47,15 +47,16 @@ class Headers(Control):
 
     def _on_fragment(self, stream_id: int, flags: int, data: bytes) -> None:
         """Strip padding and priority; wait for CONTINUATION if the block is not complete."""
+        room = len(data) - (1 if flags & PADDED else 0) - (5 if flags & PRIORITY_FLAG else 0)
+        if room < 0:
+            raise ConnectionFault(
+                ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for what it must hold (RFC 9113 4.2)"
+            )
         if flags & PADDED:
-            if not data or data[0] >= len(data):
+            if data[0] > room:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding as long as its frame (RFC 9113 6.2)")
             data = data[1 : len(data) - data[0]]
         if flags & PRIORITY_FLAG:
-            if len(data) < 5:
-                raise ConnectionFault(
-                    ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority (RFC 9113 6.2)"
-                )
             # Such a stream was an error in RFC 7540 5.3.1; RFC 9113 is silent about it. Priority itself is ignored.
             self._depends_on_itself = unpack_u32(data)[0] & STREAM_ID_MASK == stream_id
             data = data[5:]

@@ -181,7 +181,7 @@ class Outbound:
         """Give ``count`` bytes of window back to the peer's stream, in steps of a quarter of the window."""
         unreturned = stream.unreturned = stream.unreturned + count
         if (
-            unreturned >= self._stream_target >> 2
+            0 < unreturned >= self._stream_target >> 2
             and stream.state < HALF_CLOSED_REMOTE
             and not 0 <= stream.ends_at < stream.receive_window  # the message can end without more
         ):
@@ -195,7 +195,7 @@ class Outbound:
         if stream.state >= HALF_CLOSED_REMOTE:
             return
         stream.ends_at = stream.receive_window - count
-        ahead = count - stream.receive_window
+        ahead = min(count, frames.MAX_WINDOW) - stream.receive_window
         if ahead > 0:
             stream.unreturned -= ahead  # below 0: given already
             self._give(stream, ahead)
@@ -275,14 +275,15 @@ class Outbound:
         """
         unread = sum([stream.unread(self._initial_window) for stream in self.streams.values()])
         self._withheld = unread > self.limits.max_window
-        if self._withheld:
+        if self._withheld or not self._unreturned:
             return
-        if self._tuner.begin(self._received + self._unreturned, self._now()):
-            self.ping(PING_PAYLOAD)
         self._receive_window += self._unreturned
         self._received += self._unreturned
         self._queue(frames.frame(WINDOW_UPDATE, 0, 0, pack_u32(self._unreturned)))
         self._unreturned = 0
+        # Behind the window, so that the sample holds what comes for it.
+        if self._tuner.begin(self._received, self._now()):
+            self.ping(PING_PAYLOAD)
 
     def _give(self, stream: Stream, count: int) -> None:
         stream.receive_window += count
@@ -298,6 +299,8 @@ class Outbound:
         state = stream.state = TRANSITIONS[stream.state * 3 + SEND_END]
         if state == CLOSED:
             self.streams.pop(stream.id, None)
+            if self._withheld:
+                self._return_window()
 
     def _forget(self, stream: Stream) -> None:
         """Close a stream at once; its pending data is dropped when its turn comes."""

@@ -57,8 +57,6 @@ class Stream:
         "unreturned",
     )
 
-    pending_end: bool  # END_STREAM follows the pending data, if there is any
-
     def __init__(
         self, stream_id: int, send_window: int, receive_window: int, sink: StreamSink, *, answered: bool
     ) -> None:
@@ -70,6 +68,7 @@ class Stream:
         # Bytes consumed whose window was not given back yet; below 0, window given ahead for a message that is awaited.
         self.unreturned = 0
         self.pending: deque[memoryview] | None = None  # data waiting for window
+        self.pending_end = False  # END_STREAM follows the pending data
         self.answered = answered  # the headers that the peer's message begins with have come
         self.plain = answered  # DATA may take the short way: nothing below is to be looked at
         self.ends_at = (

@@ -9,14 +9,13 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.bench import flows, imports, matrix, memory, report, verdicts
 from tests.bench.flow_load import MIB
 from tests.bench.load import metadata_cost_us
-from tests.bench.matrix import Measured
 from tests.bench.processes import BrokenError, Cores, run, serving
 
 PARTS = ("imports", "matrix", "streams", "bulk", "pick", "update", "memory")
@@ -66,8 +65,8 @@ class Bench:
         omitted = [peer.name for peer in matrix.PEERS if peer.installed and not peer.balances]
         for line in report.matrix_lines(results, omitted):
             print(line)
-        self.parts["other_cores"] = matrix.other_cores(results)
-        self._warn(results)
+        self.parts["other_cores"] = others = matrix.other_cores(results)
+        self._warn(others)
 
     def streams(self) -> None:
         """Measure streams of small messages."""
@@ -95,14 +94,16 @@ class Bench:
         print(f"  each ratio is the median of those within a round, to {matrix.BASELINE}'s")
         for line in report.flow_lines(results, unit, scale, per):
             print(line)
-        self._warn(results)
+        self._warn(flows.other_cores(results))
 
-    def _warn(self, results: Mapping[Any, Measured]) -> None:
+    def _warn(self, others: float | None) -> None:
         """Say when other work spoilt the figures."""
-        others = matrix.other_cores(results)
         if others is not None and others > _QUIET_CORES:
             print(f"\n  the machine was NOT QUIET: other work kept {others:.1f} cores busy; run it again")
-            print("  (rates and latency are far off then, and CPU time is too high for everybody)")
+            print("  (rates and latency are far off then, and CPU time is too high for everybody;")
+            print(
+                "  rates suffer most where one thread does the work: of a busy core, many threads get more)"
+            )
 
     def pick(self) -> None:
         """Time a pick of round_robin."""

@@ -126,7 +126,7 @@ def measure(
 def measure_once(
     into: Measured, module: str, options: Sequence[str], used: Sequence[tuple[int, int]], cores: Cores
 ) -> None:
-    """Run one client process against the servers ``used``, each a pid and a port; add its sample, or its failure."""
+    """Run one client process against servers, each a pid and a port; add its sample, or its failure."""
     arguments = [
         *("load", *options),
         *("--pids", ",".join(str(pid) for pid, _ in used)),

@@ -145,8 +145,8 @@ def run(module: str, arguments: Sequence[str], core: int, timeout: float) -> dic
 def cpu_seconds(pids: Sequence[int]) -> float | None:
     """Return the CPU time that live processes have used, user and system; None where it cannot be known.
 
-    By the clock that ``clock_getcpuclockid`` names. It is as exact as ``/proc/PID/schedstat``, and forgets no thread
-    that has ended; ``/proc/PID/stat`` counts in steps of 10 ms.
+    By the clock that ``clock_getcpuclockid`` names. It is as exact as ``/proc/PID/task/*/schedstat``, and forgets
+    no thread that has ended; ``/proc/PID/stat`` counts in steps of 10 ms.
     """
     if sys.platform != "linux":
         return None

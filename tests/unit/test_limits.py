@@ -30,7 +30,7 @@ def test_no_limit_is_negative(name: str) -> None:
         ("stream_window", 0),
         ("stream_window", 2**31),
         ("connection_window", 2**31),
-        ("max_concurrent_streams", 0),
+        ("max_concurrent_streams", 2**31),
         ("send_buffer", 0),
     ],
 )

@@ -279,6 +279,11 @@ SERVER_FAULTS: dict[str, tuple[Callable[[Scripted], bytes], ErrorCode, str]] = {
         ErrorCode.PROTOCOL_ERROR,
         "idle stream 5",
     ),
+    "PRIORITY on stream 0": (
+        lambda _: frame(frames.PRIORITY, 0, 0, bytes(5)),
+        ErrorCode.PROTOCOL_ERROR,
+        "PRIORITY on stream 0",
+    ),
     "PRIORITY of 3 bytes": (
         lambda _: frame(frames.PRIORITY, 0, 1, bytes(3)),
         ErrorCode.FRAME_SIZE_ERROR,
@@ -308,8 +313,13 @@ SERVER_FAULTS: dict[str, tuple[Callable[[Scripted], bytes], ErrorCode, str]] = {
     ),
     "padded DATA without a length": (
         lambda end: end.headers(1) + frame(frames.DATA, frames.PADDED, 1, b""),
-        ErrorCode.PROTOCOL_ERROR,
-        "padding",
+        ErrorCode.FRAME_SIZE_ERROR,
+        "DATA too short",
+    ),
+    "padded HEADERS without a length": (
+        lambda _: frame(frames.HEADERS, frames.PADDED | frames.END_HEADERS, 1, b""),
+        ErrorCode.FRAME_SIZE_ERROR,
+        "HEADERS too short",
     ),
     "padding as long as its HEADERS": (
         lambda _: frame(frames.HEADERS, frames.PADDED | frames.END_HEADERS, 1, b"\x04ab\x00"),
@@ -319,7 +329,7 @@ SERVER_FAULTS: dict[str, tuple[Callable[[Scripted], bytes], ErrorCode, str]] = {
     "HEADERS shorter than their priority": (
         lambda _: frame(frames.HEADERS, frames.PRIORITY_FLAG | frames.END_HEADERS, 1, bytes(4)),
         ErrorCode.FRAME_SIZE_ERROR,
-        "priority",
+        "too short",
     ),
     "HEADERS on stream 0": (lambda end: end.headers(0), ErrorCode.PROTOCOL_ERROR, "stream 0"),
     "HEADERS on stream 0, to be continued": (
@@ -490,6 +500,20 @@ def test_second_headers_without_an_end_reset_the_stream() -> None:
     assert_only_stream_reset(end, stream.id, ErrorCode.PROTOCOL_ERROR)
 
 
+@pytest.mark.parametrize("informed", [False, True])
+def test_data_before_an_answers_headers_resets_the_stream(informed: bool) -> None:
+    """RFC 9113 8.1; an informational response is not the beginning of it."""
+    end = client()
+    stream = end.open(end=True)
+    end.engine.take()
+    if informed:
+        end.receive(end.headers(stream.id, ((b":status", b"103"),)))
+    end.receive(data_frame(stream.id, b"too early"))
+    assert "DATA before HEADERS" in end.of("reset")[0][3]
+    assert end.of("data") == []
+    assert_only_stream_reset(end, stream.id, ErrorCode.PROTOCOL_ERROR)
+
+
 def test_informational_response_must_not_end_the_stream() -> None:
     end = client()
     stream = end.open(end=True)
@@ -525,7 +549,7 @@ def test_more_data_than_the_streams_window_resets_it(padded: bool) -> None:
     end.greedy = False
     end.receive(end.headers(1))
     payload = b"\x00" + bytes(16383)
-    for _ in range(4):
+    for _ in range(5 if padded else 4):  # padding is returned on receipt
         end.receive(frame(frames.DATA, frames.PADDED if padded else 0, 1, payload))
     assert end.of("reset")[0][1:3] == (1, ErrorCode.FLOW_CONTROL_ERROR)
     assert_only_stream_reset(end, 1, ErrorCode.FLOW_CONTROL_ERROR)
