@@ -38,7 +38,7 @@ class Limits:
         max_message: the largest message that is received.
         stream_window: what a peer may send on a stream ahead of what was read (RFC 9113 6.9.2).
         connection_window: the same for all streams together; it returns on receipt.
-        max_window: how far either window grows for a stream that is read as fast as it comes.
+        max_window: how far a stream's window grows on a path that needs it; the connection's grows by as much.
         send_buffer: frames that wait for the socket; writers wait above it.
         max_frame_size: the longest frame accepted (RFC 9113 4.2).
         header_list_advertised: SETTINGS_MAX_HEADER_LIST_SIZE; longer lists are counted.

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from lbkit.http2 import frames
 from lbkit.http2.faults import ConnectionFault, NotHttp2
 from lbkit.http2.frames import (
-    ACK,
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -16,7 +15,6 @@ from lbkit.http2.frames import (
     PADDED,
     PREFACE,
     PRIORITY_FLAG,
-    SETTINGS,
     STREAM_ID_MASK,
     WINDOW_UPDATE,
     ErrorCode,
@@ -27,30 +25,12 @@ from lbkit.http2.headers import Headers
 from lbkit.http2.hpack_decoder import Decoder
 from lbkit.http2.interface import ConnectionSink
 from lbkit.http2.null import NULL_CONNECTION
+from lbkit.http2.opening import HTTP1_ANSWER, check_first_frame, check_preface
 from lbkit.http2.stream import CLOSED, HALF_CLOSED_REMOTE, NO_LENGTH, Stream
 from lbkit.limits import Counters, Limits
 
-_SHOWN = 60  # bytes of a stranger's first words that go into a message
 _DIRECT = 32 * 1024  # bytes still to come of a frame, for which a read of their own is worth its while
 _WINDOW_TEXT = "more DATA than the window (RFC 9113 6.9.1)"
-
-# RFC 9113 3.4 lets us leave out GOAWAY; to who speaks HTTP/1.1 we say what is wrong in its own language.
-_HTTP1_METHODS = (
-    b"GET ",
-    b"HEAD ",
-    b"POST ",
-    b"PUT ",
-    b"DELETE ",
-    b"OPTIONS ",
-    b"PATCH ",
-    b"CONNECT ",
-    b"TRACE ",
-)
-_HTTP1_TEXT = b"This port speaks gRPC over HTTP/2 with prior knowledge; HTTP/1.1 is not served.\n"
-_HTTP1_ANSWER = (
-    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b"
-    % (len(_HTTP1_TEXT), _HTTP1_TEXT)
-)
 
 
 class NativeEngine(Headers):
@@ -82,7 +62,6 @@ class NativeEngine(Headers):
         self._decoder = Decoder(soft_limit=limits.max_header_list, hard_limit=limits.abusive_header_list)
         self._rest = b""  # an unfinished frame
         self._opened = False  # the preface (server) and the peer's first SETTINGS have come
-        self._preface_seen = client
         self._failed = False
         # A DATA frame that is received straight into its message's buffer:
         self._room: memoryview | None = None  # what of it is still to come
@@ -127,7 +106,7 @@ class NativeEngine(Headers):
         if not isinstance(fault, NotHttp2) or self.client:
             self.goaway(None, fault.code, fault.text.encode())
         elif fault.http1:
-            self._queue(_HTTP1_ANSWER)
+            self._queue(HTTP1_ANSWER)
         self._sink.fault(fault)
 
     def lost(self, reason: str) -> None:
@@ -214,25 +193,17 @@ class NativeEngine(Headers):
         self._rest = data[done:]
 
     def _check_opening(self, data: bytes) -> int:
-        """Check the preface and the first frame's type (RFC 9113 3.4). Return where to go on, or -1 for "more"."""
+        """Check how the connection begins (RFC 9113 3.4). Return where to go on, or -1 for "more"."""
         at = 0
-        if not self._preface_seen:
-            at = len(PREFACE)
-            if data[:at] != PREFACE[: len(data)]:
-                raise NotHttp2(_strange(data), http1=data.startswith(_HTTP1_METHODS))
-            if len(data) < at:
+        if not self.client:
+            if not check_preface(data):
                 return -1
+            at = len(PREFACE)
             if not self._announced:
                 self._announce()
-        if len(data) - at < 9:
-            # The first two bytes of a length up to 16 384.
-            if data[at : at + 1] > b"\x00" or data[at + 1 : at + 2] > b"\x40":
-                raise NotHttp2(_strange(data[at:]))
+        if not check_first_frame(data[at:]):
             return -1
-        high, low, kind, flags, stream_id = unpack_header(data, at)
-        if kind != SETTINGS or flags & ACK or stream_id or high << 8 | low > frames.DEFAULT_FRAME_SIZE:
-            raise NotHttp2(_strange(data[at:]))
-        self._opened = self._preface_seen = True
+        self._opened = True
         return at
 
     # DATA, RFC 9113 6.1
@@ -342,7 +313,3 @@ class NativeEngine(Headers):
             if end:
                 self._peer_ended(stream)
             stream.sink.filled(self._room_size, end)
-
-
-def _strange(data: bytes) -> str:
-    return f"the peer does not speak HTTP/2; it began with {data[:_SHOWN]!r}"

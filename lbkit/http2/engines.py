@@ -45,7 +45,7 @@ def engine_factory(name: str | None = None) -> EngineFactory:
         return NativeEngine
     if name == H2:
         try:
-            from lbkit.http2.h2_engine import H2Engine
+            from lbkit.http2.reference.engine import H2Engine
         except ModuleNotFoundError as error:
             raise ImportError(f"engine {H2!r} needs the h2 package: pip install 'lbkit[h2]'") from error
         return H2Engine

@@ -229,8 +229,12 @@ class Connection(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         self._flush_due = False
         engine = self.engine
-        while engine.queued_bytes and self._paused_since is None and self._transport is not None:
-            self._transport.write(engine.take())
+        transport = self._transport
+        # A transport on which a write has failed is closing, and logs every further one.
+        while engine.queued_bytes and self._paused_since is None and transport is not None:
+            if transport.is_closing():
+                break
+            transport.write(engine.take())
         if self.state == DRAINING:
             self._close_if_done()
 

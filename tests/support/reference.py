@@ -8,7 +8,7 @@ import pytest
 
 from lbkit.http2 import frames
 from lbkit.http2.engine import NativeEngine
-from lbkit.http2.h2_engine import H2Engine
+from lbkit.http2.reference.engine import H2Engine
 from lbkit.limits import Limits
 from tests.support.wire import SCRATCH_BYTES, End, Pair, Scripted, settings_frame
 

@@ -10,9 +10,9 @@ from lbkit.http2 import frames
 from lbkit.http2.engine import NativeEngine
 from lbkit.http2.engines import VARIABLE, engine_factory
 from lbkit.http2.frames import ErrorCode, frame
-from lbkit.http2.h2_engine import H2Engine
-from lbkit.http2.h2_private import JudgingDecoder, ReferenceConnection
 from lbkit.http2.hpack import Field
+from lbkit.http2.reference.engine import H2Engine
+from lbkit.http2.reference.private import JudgingDecoder, ReferenceConnection
 from lbkit.http2.stream import CLOSED
 from lbkit.limits import Limits
 from tests.support.reference import BOTH, SIDES, Played, codes, joined, ours, use_h2
@@ -494,7 +494,7 @@ def test_only_our_connections_outlive_goaway() -> None:
 
 
 def test_h2_has_the_parts_that_we_use() -> None:
-    """See lbkit/http2/h2_private.py for what for."""
+    """See lbkit/http2/reference/private.py for what for."""
     blocks: list[tuple[Field, ...]] = []
 
     def judge(fields: tuple[Field, ...]) -> list[Field]:

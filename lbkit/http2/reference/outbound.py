@@ -13,10 +13,10 @@ from lbkit.http2 import frames
 from lbkit.http2.closed import RESET_BY_US, ClosedStreams
 from lbkit.http2.frames import CONTINUATION, DATA, HEADERS, PREFACE, unpack_header
 from lbkit.http2.guard import Guard
-from lbkit.http2.h2_private import JudgingDecoder, ReferenceConnection
 from lbkit.http2.hpack import SENSITIVE_NAMES, Field, Prefix
 from lbkit.http2.interface import ConnectionSink, StreamSink
 from lbkit.http2.outbound import _LAST_ID, LONGEST_FRAME
+from lbkit.http2.reference.private import JudgingDecoder, ReferenceConnection
 from lbkit.http2.stream import CLOSED, HALF_CLOSED_REMOTE, RESET, SEND_END, TRANSITIONS, Stream
 from lbkit.limits import Counters, Limits
 

@@ -22,8 +22,8 @@ from lbkit.http2.frames import (
     pack_u32,
     unpack_u32,
 )
-from lbkit.http2.h2_headers import H2Headers, StreamFault
 from lbkit.http2.hpack import DEFAULT_TABLE_SIZE
+from lbkit.http2.reference.headers import H2Headers, StreamFault
 from lbkit.http2.stream import CLOSED
 
 
@@ -137,5 +137,6 @@ class H2Control(H2Headers):
         for stream in [stream for stream in self.streams.values() if stream.id > last]:
             # Ours, and the peer will do nothing for it; unless another's sink has reset it meanwhile.
             if bool(stream.id & 1) == self.client and stream.state != CLOSED:
+                self._closed.reset(stream.id, RESET_BY_US)  # a server that began with it nevertheless is no offender
                 self._forget(stream)
                 stream.sink.reset(ErrorCode.REFUSED_STREAM, reason)

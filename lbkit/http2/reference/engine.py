@@ -25,11 +25,8 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from lbkit.http2 import frames
-from lbkit.http2.engine import _HTTP1_ANSWER, _HTTP1_METHODS, _strange
 from lbkit.http2.faults import ConnectionFault, NotHttp2
 from lbkit.http2.frames import (
-    ACK,
     CONTINUATION,
     DATA,
     END_STREAM,
@@ -37,14 +34,14 @@ from lbkit.http2.frames import (
     PADDED,
     PREFACE,
     PUSH_PROMISE,
-    SETTINGS,
     STREAM_ID_MASK,
     ErrorCode,
     unpack_header,
 )
-from lbkit.http2.h2_control import H2Control
-from lbkit.http2.h2_headers import LENGTH_TEXT, StreamFault
 from lbkit.http2.interface import ConnectionSink
+from lbkit.http2.opening import HTTP1_ANSWER, check_first_frame, check_preface
+from lbkit.http2.reference.control import H2Control
+from lbkit.http2.reference.headers import LENGTH_TEXT, StreamFault
 from lbkit.http2.stream import HALF_CLOSED_REMOTE, NO_LENGTH, Stream
 from lbkit.limits import Counters, Limits
 
@@ -102,7 +99,7 @@ class H2Engine(H2Control):
         if not isinstance(fault, NotHttp2) or self.client:
             self.goaway(None, fault.code, fault.text.encode())
         elif fault.http1:
-            self._queue(_HTTP1_ANSWER)
+            self._queue(HTTP1_ANSWER)
         self._sink.fault(fault)
 
     def lost(self, reason: str) -> None:
@@ -137,22 +134,15 @@ class H2Engine(H2Control):
         return at
 
     def _check_opening(self, data: bytes) -> int:
-        """Check the preface and the first frame's type (RFC 9113 3.4). Return where to go on, or -1 for "more"."""
+        """Check how the connection begins (RFC 9113 3.4). Return where to go on, or -1 for "more"."""
         at = 0
         if not self.client:
-            at = len(PREFACE)
-            if data[:at] != PREFACE[: len(data)]:
-                raise NotHttp2(_strange(data), http1=data.startswith(_HTTP1_METHODS))
-            if len(data) < at:
+            if not check_preface(data):
                 return -1
+            at = len(PREFACE)
             self._announce()
-        if len(data) - at < 9:
-            if not b"\x00\x00".startswith(data[at : at + 2]):
-                raise NotHttp2(_strange(data[at:]))
+        if not check_first_frame(data[at:]):
             return -1
-        high, low, kind, flags, stream_id = unpack_header(data, at)
-        if kind != SETTINGS or flags & ACK or stream_id or high << 8 | low > frames.DEFAULT_FRAME_SIZE:
-            raise NotHttp2(_strange(data[at:]))
         self._feed(PREFACE[:at])
         self._opened = True
         return at

@@ -11,9 +11,9 @@ from lbkit.http2.closed import ENDED, PASSED_OVER, RESET_BY_PEER, RESET_BY_US
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.fields import MalformedError
 from lbkit.http2.frames import END_HEADERS, RST_STREAM, ErrorCode, pack_u32
-from lbkit.http2.h2_outbound import H2Outbound
 from lbkit.http2.hpack import ENTRY_OVERHEAD, Field, HeaderListTooLarge
 from lbkit.http2.interface import ConnectionSink
+from lbkit.http2.reference.outbound import H2Outbound
 from lbkit.http2.stream import (
     CLOSED,
     HALF_CLOSED_REMOTE,
