@@ -19,12 +19,16 @@ class ClosedStreams:
     __slots__ = ("_forgotten", "_gaps", "_resets")
 
     def __init__(self) -> None:
-        self._resets: dict[int, int] = {}  # id -> who, oldest first
-        self._gaps: list[range] = []
+        self._resets: dict[int, int] | None = (
+            None  # id -> who, oldest first; made when needed, as most never are
+        )
+        self._gaps: tuple[range, ...] = ()
         self._forgotten = 0  # the highest id that was dropped from either
 
     def reset(self, stream_id: int, who: int) -> None:
         """Note that a stream was reset, by us or by the peer."""
+        if self._resets is None:
+            self._resets = {}
         self._resets[stream_id] = who
         if len(self._resets) > _REMEMBERED:
             oldest = next(iter(self._resets))
@@ -33,14 +37,14 @@ class ClosedStreams:
 
     def pass_over(self, first: int, last: int) -> None:
         """Note that the peer left out ids."""
-        self._gaps.append(range(first, last + 1, 2))
+        self._gaps += (range(first, last + 1, 2),)
         if len(self._gaps) > _GAPS:
-            self._forgotten = max(self._forgotten, self._gaps.pop(0)[-1])
+            self._forgotten = max(self._forgotten, self._gaps[0][-1])
+            self._gaps = self._gaps[1:]
 
     def fate(self, stream_id: int) -> int:
         """Return what became of a stream."""
-        who = self._resets.get(stream_id)
-        if who is not None:
+        if self._resets is not None and (who := self._resets.get(stream_id)) is not None:
             return who
         if any(stream_id in gap for gap in self._gaps):
             return PASSED_OVER

@@ -28,8 +28,7 @@ from lbkit.http2.tuner import PING_PAYLOAD
 class Control(Outbound):
     """What the native engine does about control frames."""
 
-    _passed_over = 0  # stream ids that the peer left out
-    _last_goaway = frames.MAX_STREAM_ID  # the id in the peer's last GOAWAY
+    __slots__ = ()
 
     def _on_control(self, kind: int, flags: int, stream_id: int, data: bytes) -> None:
         if kind == WINDOW_UPDATE:

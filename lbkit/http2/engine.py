@@ -22,7 +22,6 @@ from lbkit.http2.frames import (
     unpack_header,
 )
 from lbkit.http2.headers import Headers
-from lbkit.http2.hpack_decoder import Decoder
 from lbkit.http2.interface import ConnectionSink
 from lbkit.http2.null import NULL_CONNECTION
 from lbkit.http2.opening import HTTP1_ANSWER, check_first_frame, check_preface
@@ -46,6 +45,18 @@ class NativeEngine(Headers):
         now: returns the time in seconds; asked only when something out of the ordinary is counted.
     """
 
+    __slots__ = (
+        "_failed",
+        "_opened",
+        "_rest",
+        "_room",
+        "_room_end",
+        "_room_size",
+        "_room_stream",
+        "_scratch",
+        "unfinished_since",
+    )
+
     def __init__(
         self,
         *,
@@ -59,7 +70,6 @@ class NativeEngine(Headers):
         super().__init__(client=client, sink=sink, limits=limits, counters=counters, now=now)
         self.unfinished_since: float | None = None
         self._scratch = scratch
-        self._decoder = Decoder(soft_limit=limits.max_header_list, hard_limit=limits.abusive_header_list)
         self._rest = b""  # an unfinished frame
         self._opened = False  # the preface (server) and the peer's first SETTINGS have come
         self._failed = False

@@ -62,6 +62,7 @@ class Guard:
         "_priority_frames",
         "_resets",
         "_settings",
+        "_settings_begun",
         "_strikes",
         "_window_updates",
     )
@@ -75,6 +76,7 @@ class Guard:
         self._resets: Bucket | None = None
         self._glitches: Bucket | None = None
         self._settings: Bucket | None = None
+        self._settings_begun = False
         self._pings: Bucket | None = None
         self._ended_badly = 0  # streams that were reset or refused
         self._ended_well = 0  # streams that had not been, at the last reset
@@ -168,12 +170,16 @@ class Guard:
     def settings(self, entries: int) -> None:
         """Count a SETTINGS frame (CVE-2019-9515)."""
         limits = self._limits
-        now = self._now()
-        if self._settings is None:
-            self._settings = Bucket(limits.settings_burst, limits.settings_rate, now)
         self._counters.seen["settings"] += 1
         if entries > limits.settings_entries:
             self.exceed("settings_entries", f"SETTINGS with {entries} entries")
+        if not self._settings_begun:  # every peer sends one: no bucket for that
+            self._settings_begun = True
+            return
+        now = self._now()
+        if self._settings is None:
+            self._settings = Bucket(limits.settings_burst, limits.settings_rate, now)
+            self._settings.take(now)  # the first
         if not self._settings.take(now):
             self.exceed("settings", "too many SETTINGS frames")
 

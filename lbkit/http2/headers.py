@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lbkit.http2 import fields as check
 from lbkit.http2.closed import ENDED, PASSED_OVER, RESET_BY_PEER
 from lbkit.http2.control import Control
@@ -18,6 +20,7 @@ from lbkit.http2.frames import (
 )
 from lbkit.http2.hpack import CompressionError, Field, HeaderListAbusive, HeaderListTooLarge, list_size
 from lbkit.http2.hpack_decoder import Decoder
+from lbkit.http2.interface import ConnectionSink
 from lbkit.http2.stream import (
     CLOSED,
     HALF_CLOSED_REMOTE,
@@ -27,6 +30,7 @@ from lbkit.http2.stream import (
     TRANSITIONS,
     Stream,
 )
+from lbkit.limits import Counters, Limits
 
 _LONG_BLOCK = 2048  # bytes below which no list is worth being measured
 _PRIORITY_TEXT = "the stream depends on itself (RFC 9113 5.3.2)"
@@ -36,14 +40,34 @@ _LENGTH_TEXT = "content-length does not match the content (RFC 9113 8.1.1)"
 class Headers(Control):
     """What the native engine does about HEADERS and CONTINUATION."""
 
-    _decoder: Decoder
-    _block: list[bytes] | None = None  # header block fragments, while CONTINUATION is awaited
-    _block_stream = 0
-    _block_end = False
-    _depends_on_itself = False  # what the HEADERS at hand say of their stream
-    # The last blocks that passed their checks: the decoder gives the same tuple for the same bytes.
-    _good_response: tuple[Field, ...] | None = None
-    _good_trailers: tuple[Field, ...] | None = None
+    __slots__ = (
+        "_block",
+        "_block_end",
+        "_block_stream",
+        "_decoder",
+        "_depends_on_itself",
+        "_good_response",
+        "_good_trailers",
+    )
+
+    def __init__(
+        self,
+        *,
+        client: bool,
+        sink: ConnectionSink,
+        limits: Limits,
+        counters: Counters,
+        now: Callable[[], float],
+    ) -> None:
+        super().__init__(client=client, sink=sink, limits=limits, counters=counters, now=now)
+        self._decoder = Decoder(soft_limit=limits.max_header_list, hard_limit=limits.abusive_header_list)
+        self._block: list[bytes] | None = None  # header block fragments, while CONTINUATION is awaited
+        self._block_stream = 0
+        self._block_end = False
+        self._depends_on_itself = False  # what the HEADERS at hand say of their stream
+        # The last blocks that passed their checks: the decoder gives the same tuple for the same bytes.
+        self._good_response: tuple[Field, ...] | None = None
+        self._good_trailers: tuple[Field, ...] | None = None
 
     def _on_fragment(self, stream_id: int, flags: int, data: bytes) -> None:
         """Strip padding and priority; wait for CONTINUATION if the block is not complete."""

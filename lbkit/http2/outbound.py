@@ -42,6 +42,50 @@ LONGEST_FRAME = 256 * 1024  # that we send, though the peer takes longer ones: o
 class Outbound:
     """Everything the native engine sends, and the streams it sends on."""
 
+    # Slots: it has more attributes than CPython keeps without a dict of its own for each engine.
+    __slots__ = (
+        "_announced",
+        "_blocked",
+        "_closed",
+        "_connection_target",
+        "_control",
+        "_encoder",
+        "_guard",
+        "_initial_window",
+        "_last_goaway",
+        "_late_data",
+        "_most_queued",
+        "_next_id",
+        "_now",
+        "_out",
+        "_passed_over",
+        "_peer_frame_size",
+        "_peer_last_id",
+        "_peer_stream_window",
+        "_pieces_taken",
+        "_receive_window",
+        "_received",
+        "_send_window",
+        "_served_up_to",
+        "_settings_unacked",
+        "_sink",
+        "_stream_target",
+        "_tuner",
+        "_unanswered",
+        "_unreturned",
+        "_withheld",
+        "client",
+        "counters",
+        "held",
+        "limits",
+        "max_header_list",
+        "max_streams",
+        "queued_bytes",
+        "queued_control",
+        "settings_acked",
+        "streams",
+    )
+
     def __init__(
         self,
         *,
@@ -85,6 +129,8 @@ class Outbound:
         self._peer_stream_window = frames.DEFAULT_WINDOW
         self._peer_frame_size = frames.DEFAULT_FRAME_SIZE
         self._peer_last_id = 0  # the highest stream the peer opened
+        self._passed_over = 0  # stream ids that it left out
+        self._last_goaway = frames.MAX_STREAM_ID  # the id in its last GOAWAY
         self._served_up_to = frames.MAX_STREAM_ID  # our last GOAWAY: the peer may try again what is above it
         self._unanswered = 0  # PINGs
         self._late_data = 0  # bytes that may still come on streams that we have reset

@@ -6,9 +6,11 @@ import asyncio
 import logging
 import os
 import weakref
+from collections.abc import Callable
 from math import inf
 from typing import cast
 
+from lbkit.deadline import Bucket, Deadlines
 from lbkit.http2.engines import EngineFactory, engine_factory
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.frames import ErrorCode
@@ -60,12 +62,38 @@ class ConnectionSetup:
         ValueError, ImportError: that engine cannot be had.
     """
 
-    __slots__ = ("counters", "engine", "limits")
+    __slots__ = ("_deadlines", "_now", "_watched", "counters", "engine", "limits")
 
     def __init__(self, limits: Limits | None = None, engine: str | None = None) -> None:
         self.limits = limits or Limits()
         self.counters = Counters()
         self.engine: EngineFactory = engine_factory(engine)
+        self._deadlines: Deadlines | None = None
+        self._watched = 0  # connections that have a deadline
+        self._now: Callable[[], float] | None = None
+
+    def now_of(self, loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+        """Return the loop's clock: one method object for all connections."""
+        if self._now is None:
+            self._now = loop.time
+        return self._now
+
+    def watch(self, connection: Connection, when: float) -> None:
+        """Have ``connection.expired()`` called then. One timer for all: each would be half a kilobyte."""
+        if self._deadlines is None:
+            self._deadlines = Deadlines(connection.loop)
+        self._watched += 1
+        self._deadlines.add(connection, when)
+
+    def unwatch(self, connection: Connection) -> None:
+        """Take that back, if it was arranged; the last one stops the timer."""
+        if connection.bucket is None or self._deadlines is None:
+            return
+        connection.bucket.pop(connection, None)
+        connection.bucket = None
+        self._watched -= 1
+        if not self._watched:
+            self._deadlines.close()
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -83,7 +111,7 @@ class Connection(asyncio.BufferedProtocol):
             limits=setup.limits,
             counters=setup.counters,
             scratch=_scratch_of(loop),
-            now=loop.time,
+            now=setup.now_of(loop),
         )
         self.state = HANDSHAKE
         self.peer = ""
@@ -101,7 +129,9 @@ class Connection(asyncio.BufferedProtocol):
         # A client's attempts have a time-out of their own, which the TCP handshake is a part of.
         self._handshake_s = inf if client else setup.limits.handshake_timeout_s
         self._opened_at = 0.0
-        self._watchdog: asyncio.TimerHandle | None = None
+        self.bucket: Bucket | None = None  # set by Deadlines, while something has to happen in time
+        self._watched_until = 0.0
+        self._linger: asyncio.TimerHandle | None = None
         self.end_reason = ""
 
     # asyncio's side
@@ -138,8 +168,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End every stream that is left."""
         self._transport = None
-        if self._watchdog is not None:
-            self._watchdog.cancel()
+        self.setup.unwatch(self)
+        if self._linger is not None:
+            self._linger.cancel()
         if exc is not None:
             self.end_reason = self.end_reason or describe_os_error(exc)
         self._end(self.end_reason or "the connection was closed")
@@ -199,9 +230,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
         if self._transport is not None:
             self._transport.close()
-            if self._watchdog is not None:
-                self._watchdog.cancel()
-            self._watchdog = self.loop.call_later(_LINGER_S, self._transport.abort)
+            self._linger = self.loop.call_later(_LINGER_S, self._transport.abort)
 
     def settings(self) -> None:
         """Take note of the peer's SETTINGS."""
@@ -260,14 +289,13 @@ class Connection(asyncio.BufferedProtocol):
     # what has to happen in time
 
     def _watch(self) -> None:
-        """See to it that the watchdog looks when the next thing is due."""
+        """See to it that ``expired`` is called when the next thing is due."""
         due, _ = self._due()
-        watchdog = self._watchdog
-        if due == inf or self.state == CLOSED or (watchdog is not None and watchdog.when() <= due):
+        if due == inf or self.state == CLOSED or (self.bucket is not None and self._watched_until <= due):
             return
-        if watchdog is not None:
-            watchdog.cancel()
-        self._watchdog = self.loop.call_at(due, self._look)
+        self.setup.unwatch(self)
+        self._watched_until = due
+        self.setup.watch(self, due)
 
     def _due(self) -> tuple[float, str]:
         """Return when what waits for the peer is overdue, and the name of its limit."""
@@ -283,9 +311,9 @@ class Connection(asyncio.BufferedProtocol):
             waits.append((self._paused_since + limits.write_timeout_s, "write_timeout_s"))
         return min(waits, default=(inf, ""))
 
-    def _look(self) -> None:
+    def expired(self) -> None:
         """End the connection if something is overdue; else look again when the next thing is."""
-        self._watchdog = None
+        self.setup.unwatch(self)
         due, limit = self._due()
         if due <= self.loop.time():
             if limit == "write_timeout_s" and (left := self._unwritten()) < self._paused_with:

@@ -199,7 +199,7 @@ STRANGERS = {
     "wrong in the end": frames.PREFACE[:-1] + b"X",
     "wrong in the middle, and no more": frames.PREFACE[:15] + b"X",
     "one byte": b"\x16",
-    "HTTP/1 byte by byte": b"P" + b"OST / HTTP/1.1\r\n\r\n",
+    "nearly HTTP/1, byte by byte": b"POSE / HTTP/1.1\r\n\r\n",
 }
 
 

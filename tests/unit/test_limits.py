@@ -44,3 +44,13 @@ def test_counters_tell_what_they_counted() -> None:
     counters.seen["pings"] += 2
     counters.exceeded["pings"] += 1
     assert repr(counters) == "Counters(seen={'pings': 2}, exceeded={'pings': 1})"
+
+
+def test_limits_are_compared_by_value_and_say_what_is_not_the_default() -> None:
+    one, other = lbkit.Limits(settings_burst=3), lbkit.Limits(settings_burst=3)
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != lbkit.Limits()
+    assert one != 3
+    assert repr(one) == "Limits(settings_burst=3)"
+    assert repr(lbkit.Limits()) == "Limits()"
