@@ -13,7 +13,7 @@ demo: $(VENV)/.installed-cli ## four backends and a client: one is killed, one j
 	@$(BIN)/lbkit demo
 
 test: $(VENV)/.installed-test ## lint, types, import contracts, tests; PYTEST_ARGS='-k name' narrows the last
-	@scripts/check ruff format mypy pyright imports tests h2
+	@scripts/check ruff format mypy pyright imports wire h2 tests
 
 soak: $(VENV)/.installed-test ## long runs: faults and leaks
 	@$(BIN)/python -m pytest -m soak --timeout=900 -s tests/faults
