@@ -334,7 +334,7 @@ class Watched:
             busy = len(engine.streams) + engine.held
             most = limits.max_concurrent_streams
             assert busy <= most, f"{busy} streams are open or held, {most} allowed"
-        assert len(engine._closed._resets) <= _REMEMBERED
+        assert len(engine._closed._resets or ()) <= _REMEMBERED
         assert len(engine._closed._gaps) <= _GAPS
         assert engine._send_window >= 0, "the peer's connection window was passed"
         assert engine._receive_window <= frames.MAX_WINDOW

@@ -460,7 +460,11 @@ def check(sequences_each: int, make: Callable[[], EngineSubject | PlainH2], *, c
         database=None,
         deadline=None,
         phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.large_base_example,
+        ],
     )
     @given(sequences)
     def run(steps: list[Step]) -> None:

@@ -213,14 +213,15 @@ def test_rest_of_a_frame_for_a_reset_stream_gives_its_window_back() -> None:
     """S24."""
     end, stream = receiving()
     end.engine.expect(stream, len(LONG))
-    before = end.engine._receive_window
+    engine = end.engine
+    before = engine._receive_window
     message = plain(LONG)
     end.receive(message[:5000])
-    end.engine.reset(stream, ErrorCode.CANCEL)
+    engine.reset(stream, ErrorCode.CANCEL)
     pour(end, message[5000:], [3000])
     end.receive(end.headers(3, end=True))
     assert [event[:2] for event in end.events] == [("request", 3)]
-    assert end.engine._receive_window + end.engine._unreturned == before
+    assert sum((engine._receive_window, engine._unreturned)) == before
 
 
 def test_reset_by_the_peer_between_two_frames() -> None:
