@@ -131,6 +131,7 @@ class Connection(asyncio.BufferedProtocol):
         self._opened_at = 0.0
         self.bucket: Bucket | None = None  # set by Deadlines, while something has to happen in time
         self._watched_until = 0.0
+        self._unfinished_since: float | None = None  # as the engine said after the last read
         self._linger: asyncio.TimerHandle | None = None
         self.end_reason = ""
 
@@ -156,7 +157,8 @@ class Connection(asyncio.BufferedProtocol):
             self.loop.call_soon(self._flush)
         elif self.state == DRAINING:
             self._close_if_done()
-        if engine.unfinished_since is not None:
+        if engine.unfinished_since != self._unfinished_since:
+            self._unfinished_since = engine.unfinished_since
             self._watch()
         if self._paused_since is not None and self._reading:
             self._stop_reading()
