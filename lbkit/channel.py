@@ -32,8 +32,8 @@ from lbkit.resolving import ResolverHost
 from lbkit.status import Status, StatusCode
 from lbkit.stub import Stub, make_stub
 from lbkit.subchannel import ConnectOptions, Dialler
-from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.connector import Connector, SocketConnector
+from lbkit.transport.setup import ConnectionSetup
 from lbkit.wire.requests import request_prefix
 
 Request = TypeVar("Request")

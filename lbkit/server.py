@@ -19,8 +19,8 @@ from lbkit.http2.hpack import Field
 from lbkit.http2.stream import Stream
 from lbkit.limits import Counters, Limits
 from lbkit.service import HandlerTable, handler_of_grpc, handlers_of_object
-from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.server import ServerConnection, listen, serve
+from lbkit.transport.setup import ConnectionSetup
 
 
 class Server:

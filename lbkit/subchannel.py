@@ -14,8 +14,8 @@ from lbkit.connectivity import ConnectivityState
 from lbkit.errors import ConnectError
 from lbkit.picking import Picked
 from lbkit.transport.client import ClientConnection, open_connection
-from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.connector import Connector, SocketConnector
+from lbkit.transport.setup import ConnectionSetup
 
 if TYPE_CHECKING:
     import random

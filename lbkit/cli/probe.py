@@ -11,8 +11,8 @@ import click
 from lbkit.address import Address
 from lbkit.errors import AddressError, ConnectError
 from lbkit.transport.client import ClientConnection, open_connection
-from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.connector import SocketConnector
+from lbkit.transport.setup import ConnectionSetup
 
 
 class _Owner:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from lbkit.http2 import frames
 from lbkit.http2.faults import ConnectionFault, NotHttp2
 from lbkit.http2.frames import (
@@ -22,28 +20,17 @@ from lbkit.http2.frames import (
     unpack_header,
 )
 from lbkit.http2.headers import Headers
-from lbkit.http2.interface import ConnectionSink
+from lbkit.http2.interface import EngineParts
 from lbkit.http2.null import NULL_CONNECTION
 from lbkit.http2.opening import HTTP1_ANSWER, check_first_frame, check_preface
 from lbkit.http2.stream import CLOSED, HALF_CLOSED_REMOTE, NO_LENGTH, Stream
-from lbkit.limits import Counters, Limits
 
 _DIRECT = 32 * 1024  # bytes still to come of a frame, for which a read of their own is worth its while
 _WINDOW_TEXT = "more DATA than the window (RFC 9113 6.9.1)"
 
 
 class NativeEngine(Headers):
-    """One end of one HTTP/2 connection (RFC 9113), made for gRPC's traffic. Implements ``Engine``.
-
-    Args:
-        client: which end.
-        sink: takes what concerns the connection.
-        limits: what is announced and enforced.
-        counters: where what the limits are about is counted.
-        scratch: where to receive into. Engines whose reads never interleave (all of one event loop) may share
-            it; what is left of an unfinished frame is copied out before ``buffer_updated`` returns.
-        now: returns the time in seconds; asked only when something out of the ordinary is counted.
-    """
+    """One end of one HTTP/2 connection (RFC 9113), made for gRPC's traffic. Implements ``Engine``."""
 
     __slots__ = (
         "_failed",
@@ -57,19 +44,10 @@ class NativeEngine(Headers):
         "unfinished_since",
     )
 
-    def __init__(
-        self,
-        *,
-        client: bool,
-        sink: ConnectionSink,
-        limits: Limits,
-        counters: Counters,
-        scratch: memoryview,
-        now: Callable[[], float],
-    ) -> None:
-        super().__init__(client=client, sink=sink, limits=limits, counters=counters, now=now)
+    def __init__(self, parts: EngineParts) -> None:
+        super().__init__(parts)
         self.unfinished_since: float | None = None
-        self._scratch = scratch
+        self._scratch = parts.scratch
         self._rest = b""  # an unfinished frame
         self._opened = False  # the preface (server) and the peer's first SETTINGS have come
         self._failed = False

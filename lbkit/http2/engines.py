@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Protocol
 
 from lbkit.http2.engine import NativeEngine
-from lbkit.http2.interface import ConnectionSink, Engine
-from lbkit.limits import Counters, Limits
+from lbkit.http2.interface import Engine, EngineParts
 from lbkit.suggest import did_you_mean
 
 VARIABLE = "LBKIT_HTTP2_ENGINE"
@@ -16,21 +14,7 @@ NATIVE = "native"
 H2 = "h2"
 
 
-class EngineFactory(Protocol):
-    """Makes the engine of one connection; the parameters are those of ``NativeEngine``."""
-
-    def __call__(
-        self,
-        *,
-        client: bool,
-        sink: ConnectionSink,
-        limits: Limits,
-        counters: Counters,
-        scratch: memoryview,
-        now: Callable[[], float],
-    ) -> Engine:
-        """Return a new engine."""
-        ...
+EngineFactory = Callable[[EngineParts], Engine]
 
 
 def engine_factory(name: str | None = None) -> EngineFactory:

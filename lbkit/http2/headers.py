@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from lbkit.http2 import fields as check
 from lbkit.http2.closed import ENDED, PASSED_OVER, RESET_BY_PEER
 from lbkit.http2.control import Control
@@ -20,7 +18,7 @@ from lbkit.http2.frames import (
 )
 from lbkit.http2.hpack import CompressionError, Field, HeaderListAbusive, HeaderListTooLarge, list_size
 from lbkit.http2.hpack_decoder import Decoder
-from lbkit.http2.interface import ConnectionSink
+from lbkit.http2.interface import EngineParts
 from lbkit.http2.stream import (
     CLOSED,
     HALF_CLOSED_REMOTE,
@@ -30,7 +28,6 @@ from lbkit.http2.stream import (
     TRANSITIONS,
     Stream,
 )
-from lbkit.limits import Counters, Limits
 
 _LONG_BLOCK = 2048  # bytes below which no list is worth being measured
 _PRIORITY_TEXT = "the stream depends on itself (RFC 9113 5.3.2)"
@@ -50,17 +47,11 @@ class Headers(Control):
         "_good_trailers",
     )
 
-    def __init__(
-        self,
-        *,
-        client: bool,
-        sink: ConnectionSink,
-        limits: Limits,
-        counters: Counters,
-        now: Callable[[], float],
-    ) -> None:
-        super().__init__(client=client, sink=sink, limits=limits, counters=counters, now=now)
-        self._decoder = Decoder(soft_limit=limits.max_header_list, hard_limit=limits.abusive_header_list)
+    def __init__(self, parts: EngineParts) -> None:
+        super().__init__(parts)
+        self._decoder = Decoder(
+            soft_limit=parts.limits.max_header_list, hard_limit=parts.limits.abusive_header_list
+        )
         self._block: list[bytes] | None = None  # header block fragments, while CONTINUATION is awaited
         self._block_stream = 0
         self._block_end = False

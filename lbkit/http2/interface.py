@@ -7,12 +7,13 @@ the send calls produce is fetched with ``take``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.hpack import Field, Prefix
 from lbkit.http2.stream import Stream
+from lbkit.limits import Counters, Limits
 
 
 class StreamSink(Protocol):
@@ -83,6 +84,27 @@ class ConnectionSink(Protocol):
     def fault(self, fault: ConnectionFault, /) -> None:
         """Take note that the connection cannot go on. GOAWAY is queued: flush it, then close."""
         ...
+
+
+class EngineParts(NamedTuple):
+    """What an engine is made with.
+
+    Attributes:
+        client: which end it is.
+        sink: takes what concerns the connection.
+        limits: what is announced and enforced.
+        counters: where what the limits are about is counted.
+        scratch: where to receive into. Engines whose reads never interleave (all of one event loop) may share
+            it; what is left of an unfinished frame is copied out before ``buffer_updated`` returns.
+        now: returns the time in seconds; asked only when something out of the ordinary is counted.
+    """
+
+    client: bool
+    sink: ConnectionSink
+    limits: Limits
+    counters: Counters
+    scratch: memoryview
+    now: Callable[[], float]
 
 
 class Engine(Protocol):

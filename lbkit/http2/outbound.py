@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from lbkit.http2 import frames
 from lbkit.http2.closed import RESET_BY_US, ClosedStreams
@@ -21,7 +21,7 @@ from lbkit.http2.frames import (
 from lbkit.http2.guard import Guard
 from lbkit.http2.hpack import Field, Prefix
 from lbkit.http2.hpack_encoder import Encoder
-from lbkit.http2.interface import ConnectionSink, StreamSink
+from lbkit.http2.interface import EngineParts, StreamSink
 from lbkit.http2.stream import (
     CLOSED,
     HALF_CLOSED_REMOTE,
@@ -31,7 +31,6 @@ from lbkit.http2.stream import (
     Stream,
 )
 from lbkit.http2.tuner import PING_PAYLOAD, Tuner
-from lbkit.limits import Counters, Limits
 
 # A client leaves a connection for a new one when so many ids are used up: long before the last (RFC 9113 5.1.1).
 _LAST_ID = frames.MAX_STREAM_ID // 4 * 3
@@ -86,15 +85,8 @@ class Outbound:
         "streams",
     )
 
-    def __init__(
-        self,
-        *,
-        client: bool,
-        sink: ConnectionSink,
-        limits: Limits,
-        counters: Counters,
-        now: Callable[[], float],
-    ) -> None:
+    def __init__(self, parts: EngineParts) -> None:
+        client, sink, limits, counters, _, now = parts
         self.client = client
         self.limits = limits
         self.counters = counters

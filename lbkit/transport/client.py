@@ -11,8 +11,9 @@ from lbkit.errors import ConnectError
 from lbkit.http2.frames import ErrorCode, error_name
 from lbkit.http2.hpack import Field
 from lbkit.http2.stream import Stream
-from lbkit.transport.connection import Connection, ConnectionSetup, describe_os_error
+from lbkit.transport.connection import Connection, describe_os_error
 from lbkit.transport.connector import Connector
+from lbkit.transport.setup import ConnectionSetup
 from lbkit.transport.state import DRAIN, HANDSHAKE, OPEN
 
 

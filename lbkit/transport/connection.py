@@ -6,17 +6,15 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import Callable
 from math import inf
 from typing import cast
 
-from lbkit.deadline import Bucket, Deadlines
-from lbkit.http2.engines import EngineFactory, engine_factory
+from lbkit.deadline import Bucket
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.frames import ErrorCode
-from lbkit.http2.interface import Engine
-from lbkit.limits import Counters, Limits
+from lbkit.http2.interface import Engine, EngineParts
 from lbkit.transport import state as life
+from lbkit.transport.setup import ConnectionSetup
 from lbkit.transport.state import CLOSED, DRAIN, DRAINING, END, HANDSHAKE, SETTINGS
 
 # Frames collect until the end of the loop's turn, but go out at once past either of these. Strictly once a turn
@@ -48,54 +46,6 @@ def _scratch_of(loop: asyncio.AbstractEventLoop) -> memoryview:
     return scratch
 
 
-class ConnectionSetup:
-    """What all connections of a channel or a server share.
-
-    Args:
-        limits: what each announces and enforces.
-        engine: ``"native"`` or ``"h2"``; None asks the environment.
-
-    Attributes:
-        counters: what the limits are about, counted over all connections.
-
-    Raises:
-        ValueError, ImportError: that engine cannot be had.
-    """
-
-    __slots__ = ("_deadlines", "_now", "_watched", "counters", "engine", "limits")
-
-    def __init__(self, limits: Limits | None = None, engine: str | None = None) -> None:
-        self.limits = limits or Limits()
-        self.counters = Counters()
-        self.engine: EngineFactory = engine_factory(engine)
-        self._deadlines: Deadlines | None = None
-        self._watched = 0  # connections that have a deadline
-        self._now: Callable[[], float] | None = None
-
-    def now_of(self, loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-        """Return the loop's clock: one method object for all connections."""
-        if self._now is None:
-            self._now = loop.time
-        return self._now
-
-    def watch(self, connection: Connection, when: float) -> None:
-        """Have ``connection.expired()`` called then. One timer for all: each would be half a kilobyte."""
-        if self._deadlines is None:
-            self._deadlines = Deadlines(connection.loop)
-        self._watched += 1
-        self._deadlines.add(connection, when)
-
-    def unwatch(self, connection: Connection) -> None:
-        """Take that back, if it was arranged; the last one stops the timer."""
-        if connection.bucket is None or self._deadlines is None:
-            return
-        connection.bucket.pop(connection, None)
-        connection.bucket = None
-        self._watched -= 1
-        if not self._watched:
-            self._deadlines.close()
-
-
 class Connection(asyncio.BufferedProtocol):
     """One end of one connection: glue between an asyncio transport and an engine.
 
@@ -106,12 +56,14 @@ class Connection(asyncio.BufferedProtocol):
         self.loop = loop
         self.setup = setup
         self.engine: Engine = setup.engine(
-            client=client,
-            sink=self,  # type: ignore[arg-type]  # subclasses implement ``ConnectionSink``
-            limits=setup.limits,
-            counters=setup.counters,
-            scratch=_scratch_of(loop),
-            now=setup.now_of(loop),
+            EngineParts(
+                client=client,
+                sink=self,  # type: ignore[arg-type]  # subclasses implement ``ConnectionSink``
+                limits=setup.limits,
+                counters=setup.counters,
+                scratch=_scratch_of(loop),
+                now=setup.now_of(loop),
+            )
         )
         self.state = HANDSHAKE
         self.peer = ""
@@ -297,7 +249,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.setup.unwatch(self)
         self._watched_until = due
-        self.setup.watch(self, due)
+        self.setup.watch(self, due, self.loop)
 
     def _due(self) -> tuple[float, str]:
         """Return when what waits for the peer is overdue, and the name of its limit."""

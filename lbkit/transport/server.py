@@ -12,7 +12,8 @@ from lbkit.http2 import frames
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field
 from lbkit.http2.stream import Stream
-from lbkit.transport.connection import Connection, ConnectionSetup
+from lbkit.transport.connection import Connection
+from lbkit.transport.setup import ConnectionSetup
 from lbkit.transport.state import CLOSED
 
 _GOAWAY_PING = b"\x01\x06\x01\x08\x00\x03\x03\x09"  # as grpc-go's, so that traces look familiar

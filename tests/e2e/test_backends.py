@@ -520,8 +520,8 @@ async def test_wait_for_termination_says_whether_it_timed_out() -> None:
 
 async def test_connection_that_comes_during_a_graceful_stop_is_sent_away() -> None:
     """A TCP connection may be accepted in the very turn that the server stops."""
-    from lbkit.transport.connection import ConnectionSetup
     from lbkit.transport.server import ServerConnection
+    from lbkit.transport.setup import ConnectionSetup
     from tests.support.memory import MemoryTransport
 
     started = asyncio.Event()

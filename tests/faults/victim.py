@@ -29,8 +29,8 @@ from typing import Any, TypeVar
 import lbkit
 from lbkit.http2.hpack import Field
 from lbkit.http2.stream import Stream
-from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.server import ServerConnection, listen, serve
+from lbkit.transport.setup import ConnectionSetup
 from tests.bench.processes import cpu_seconds, machine_busy_seconds, resident_bytes
 from tests.support.servers import Backend, Item, channel_to, unary
 from tests.support.wire import RESPONSE, TRAILERS

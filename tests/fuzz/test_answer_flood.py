@@ -11,8 +11,8 @@ from lbkit.http2.hpack import Field
 from lbkit.http2.stream import Stream
 from lbkit.limits import Limits
 from lbkit.status import Status, StatusCode
-from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.server import ServerConnection
+from lbkit.transport.setup import ConnectionSetup
 from lbkit.wire.status import status_fields
 from tests.support.wire import settings_frame
 

@@ -11,6 +11,7 @@ from lbkit.http2.engine import NativeEngine
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM
 from lbkit.http2.hpack import Field
+from lbkit.http2.interface import EngineParts
 from lbkit.http2.outbound import LONGEST_FRAME
 from lbkit.http2.stream import CLOSED, HALF_CLOSED_LOCAL, NULL_SINK, STATE_NAMES, Stream
 from lbkit.limits import Counters, Limits
@@ -171,12 +172,14 @@ class Watched:
         self.asked = 0  # control frames that it asked for
         self.time = 0.0
         self.engine = NativeEngine(
-            client=client,
-            sink=self,
-            limits=limits,
-            counters=Counters(),
-            scratch=_SCRATCH,
-            now=lambda: self.time,
+            EngineParts(
+                client=client,
+                sink=self,
+                limits=limits,
+                counters=Counters(),
+                scratch=_SCRATCH,
+                now=lambda: self.time,
+            )
         )
         self.output = OutputWatch(client=client)
         self.engine.start()

@@ -9,8 +9,8 @@ from typing import Any, cast
 from lbkit.address import Address
 from lbkit.http2.hpack import Field
 from lbkit.http2.stream import Stream
-from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.server import ServerConnection
+from lbkit.transport.setup import ConnectionSetup
 
 
 class MemoryTransport(asyncio.Transport):

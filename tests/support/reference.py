@@ -8,6 +8,7 @@ import pytest
 
 from lbkit.http2 import frames
 from lbkit.http2.engine import NativeEngine
+from lbkit.http2.interface import EngineParts
 from lbkit.http2.reference.engine import H2Engine
 from lbkit.limits import Limits
 from tests.support.wire import SCRATCH_BYTES, End, Pair, Scripted, settings_frame
@@ -23,12 +24,14 @@ SIDES = pytest.mark.parametrize(
 def use_h2(end: End) -> H2Engine:
     """Give an end that has not said anything yet the reference engine."""
     engine = H2Engine(
-        client=end.engine.client,
-        sink=end,
-        limits=end.engine.limits,
-        counters=end.counters,
-        scratch=memoryview(bytearray(SCRATCH_BYTES)),
-        now=lambda: end.time,
+        EngineParts(
+            client=end.engine.client,
+            sink=end,
+            limits=end.engine.limits,
+            counters=end.counters,
+            scratch=memoryview(bytearray(SCRATCH_BYTES)),
+            now=lambda: end.time,
+        )
     )
     end.engine = cast(NativeEngine, engine)
     engine.start()

@@ -13,6 +13,7 @@ from lbkit.http2.engine import NativeEngine
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.frames import frame
 from lbkit.http2.hpack import Field
+from lbkit.http2.interface import EngineParts
 from lbkit.http2.stream import Stream
 from lbkit.limits import Counters, Limits
 
@@ -140,12 +141,14 @@ class End:
         self.counters = Counters()
         self.time = 0.0  # of the engine's clock, in seconds
         self.engine = NativeEngine(
-            client=client,
-            sink=self,
-            limits=limits or Limits(),
-            counters=self.counters,
-            scratch=memoryview(bytearray(SCRATCH_BYTES)),
-            now=lambda: self.time,
+            EngineParts(
+                client=client,
+                sink=self,
+                limits=limits or Limits(),
+                counters=self.counters,
+                scratch=memoryview(bytearray(SCRATCH_BYTES)),
+                now=lambda: self.time,
+            )
         )
         self.engine.start()
 

@@ -17,7 +17,7 @@ from lbkit.picking import Picker, QueuePicker
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
 from lbkit.subchannel import ConnectOptions, Dialler, Subchannel
 from lbkit.testing.clock import VirtualClock
-from lbkit.transport.connection import ConnectionSetup
+from lbkit.transport.setup import ConnectionSetup
 
 IDLE = ConnectivityState.IDLE
 CONNECTING = ConnectivityState.CONNECTING

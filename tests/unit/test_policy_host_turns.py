@@ -18,7 +18,7 @@ from lbkit.picking import QueuePicker
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
 from lbkit.subchannel import ConnectOptions, Dialler, Subchannel
 from lbkit.testing.clock import VirtualClock
-from lbkit.transport.connection import ConnectionSetup
+from lbkit.transport.setup import ConnectionSetup
 from tests.support.fakes import resolution
 
 IDLE = ConnectivityState.IDLE

@@ -27,7 +27,8 @@ from lbkit.subchannel import (
     Dialler,
     Subchannel,
 )
-from lbkit.transport.connection import Connection, ConnectionSetup
+from lbkit.transport.connection import Connection
+from lbkit.transport.setup import ConnectionSetup
 from tests.support.memory import MemoryNetwork, SilentProtocol
 from tests.support.virtual_loop import run_virtual
 from tests.support.wire import REQUEST, End, Recorder, Scripted

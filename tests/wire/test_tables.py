@@ -28,8 +28,9 @@ from lbkit.http2.stream import (
 )
 from lbkit.transport import state as life
 from lbkit.transport.client import ClientConnection
-from lbkit.transport.connection import Connection, ConnectionSetup
+from lbkit.transport.connection import Connection
 from lbkit.transport.server import ServerConnection
+from lbkit.transport.setup import ConnectionSetup
 from tests.support.memory import MemoryTransport
 from tests.support.wire import (
     RESPONSE,

@@ -7,8 +7,6 @@ RFC 9113 wants less, or nothing. docs/design/h2-engine.md has the list.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from h2.events import (
     ConnectionTerminated,
     DataReceived,
@@ -38,30 +36,20 @@ from lbkit.http2.frames import (
     ErrorCode,
     unpack_header,
 )
-from lbkit.http2.interface import ConnectionSink
+from lbkit.http2.interface import EngineParts
 from lbkit.http2.opening import HTTP1_ANSWER, check_first_frame, check_preface
 from lbkit.http2.reference.control import H2Control
 from lbkit.http2.reference.headers import LENGTH_TEXT, StreamFault
 from lbkit.http2.stream import HALF_CLOSED_REMOTE, NO_LENGTH, Stream
-from lbkit.limits import Counters, Limits
 
 
 class H2Engine(H2Control):
-    """One end of one HTTP/2 connection, as h2 sees it. Implements ``Engine``; parameters as of ``NativeEngine``."""
+    """One end of one HTTP/2 connection, as h2 sees it. Implements ``Engine``."""
 
-    def __init__(
-        self,
-        *,
-        client: bool,
-        sink: ConnectionSink,
-        limits: Limits,
-        counters: Counters,
-        scratch: memoryview,
-        now: Callable[[], float],
-    ) -> None:
-        super().__init__(client=client, sink=sink, limits=limits, counters=counters, now=now)
+    def __init__(self, parts: EngineParts) -> None:
+        super().__init__(parts)
         self.unfinished_since: float | None = None
-        self._scratch = scratch
+        self._scratch = parts.scratch
         self._rest = b""  # an unfinished frame
         self._opened = False  # the preface (server) and the peer's first SETTINGS have come
 

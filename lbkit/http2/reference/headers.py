@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 
 from lbkit.http2 import fields as check
 from lbkit.http2 import frames
@@ -12,7 +11,7 @@ from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.fields import MalformedError
 from lbkit.http2.frames import END_HEADERS, RST_STREAM, ErrorCode, pack_u32
 from lbkit.http2.hpack import ENTRY_OVERHEAD, Field, HeaderListTooLarge
-from lbkit.http2.interface import ConnectionSink
+from lbkit.http2.interface import EngineParts
 from lbkit.http2.reference.outbound import H2Outbound
 from lbkit.http2.stream import (
     CLOSED,
@@ -23,7 +22,6 @@ from lbkit.http2.stream import (
     TRANSITIONS,
     Stream,
 )
-from lbkit.limits import Counters, Limits
 
 LENGTH_TEXT = "content-length does not match the content (RFC 9113 8.1.1)"
 
@@ -46,16 +44,8 @@ class Late(Exception):
 class H2Headers(H2Outbound):
     """What the reference engine does about HEADERS and CONTINUATION, and how streams begin and end."""
 
-    def __init__(
-        self,
-        *,
-        client: bool,
-        sink: ConnectionSink,
-        limits: Limits,
-        counters: Counters,
-        now: Callable[[], float],
-    ) -> None:
-        super().__init__(client=client, sink=sink, limits=limits, counters=counters, now=now)
+    def __init__(self, parts: EngineParts) -> None:
+        super().__init__(parts)
         # The header block that is being received, or was last:
         self._block_open = False  # CONTINUATION is awaited
         self._block_stream = 0

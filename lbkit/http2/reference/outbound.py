@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from h2.settings import SettingCodes, Settings
 from hpack import NeverIndexedHeaderTuple
@@ -14,11 +14,10 @@ from lbkit.http2.closed import RESET_BY_US, ClosedStreams
 from lbkit.http2.frames import CONTINUATION, DATA, HEADERS, PREFACE, unpack_header
 from lbkit.http2.guard import Guard
 from lbkit.http2.hpack import SENSITIVE_NAMES, Field, Prefix
-from lbkit.http2.interface import ConnectionSink, StreamSink
+from lbkit.http2.interface import EngineParts, StreamSink
 from lbkit.http2.outbound import _LAST_ID, LONGEST_FRAME
 from lbkit.http2.reference.private import JudgingDecoder, ReferenceConnection
 from lbkit.http2.stream import CLOSED, HALF_CLOSED_REMOTE, RESET, SEND_END, TRANSITIONS, Stream
-from lbkit.limits import Counters, Limits
 
 _FRAMES_OF_CALLS = frozenset((DATA, HEADERS, CONTINUATION))
 
@@ -29,15 +28,8 @@ class H2Outbound(ABC):
     Of a ``Stream`` it keeps ``state``, ``receive_window`` and what waits to be sent; ``send_window`` is h2's business.
     """
 
-    def __init__(
-        self,
-        *,
-        client: bool,
-        sink: ConnectionSink,
-        limits: Limits,
-        counters: Counters,
-        now: Callable[[], float],
-    ) -> None:
+    def __init__(self, parts: EngineParts) -> None:
+        client, sink, limits, counters, _, now = parts
         self.client = client
         self.limits = limits
         self.counters = counters

@@ -19,9 +19,9 @@ from lbkit.http2.hpack import Field, Prefix
 from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
 from lbkit.transport import server as transport
 from lbkit.transport.client import ClientConnection, open_connection
-from lbkit.transport.connection import ConnectionSetup
 from lbkit.transport.connector import SocketConnector
 from lbkit.transport.server import ServerConnection
+from lbkit.transport.setup import ConnectionSetup
 from lbkit.wire.messages import PREFIX_BYTES, frame_message, send_message
 from lbkit.wire.requests import RequestHead, request_prefix
 from lbkit.wire.status import OK, status_of_trailers
