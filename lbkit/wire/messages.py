@@ -136,4 +136,7 @@ class OneMessage:
                 f"message of {self.expected} bytes is larger than the limit of {self._limit}",
             )
         if self.expected >= _LARGE_BYTES:
-            self._buffer = _kept.pop() if _kept else bytearray(_LARGE_BYTES)
+            try:
+                self._buffer = _kept.pop()
+            except IndexError:  # not asked before: loops of other threads take from it too
+                self._buffer = bytearray(_LARGE_BYTES)
