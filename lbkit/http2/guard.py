@@ -35,6 +35,9 @@ class Bucket:
         return level >= 1
 
 
+_NO_BUCKETS: dict[str, Bucket] = {}  # never filled
+
+
 class Guard:
     """Counts what one peer does, and ends the connection with ENHANCE_YOUR_CALM when it is too much.
 
@@ -46,22 +49,19 @@ class Guard:
     """
 
     __slots__ = (
+        "_buckets",
         "_client",
         "_counters",
         "_empty_at",
         "_empty_frames",
         "_ended_badly",
         "_ended_well",
-        "_glitches",
         "_late",
         "_limits",
         "_now",
         "_ping_at",
         "_ping_sent",
-        "_pings",
         "_priority_frames",
-        "_resets",
-        "_settings",
         "_settings_begun",
         "_strikes",
         "_window_updates",
@@ -72,12 +72,8 @@ class Guard:
         self._counters = counters
         self._now = now
         self._client = client
-        # Made when first needed: most connections never need one.
-        self._resets: Bucket | None = None
-        self._glitches: Bucket | None = None
-        self._settings: Bucket | None = None
+        self._buckets: dict[str, Bucket] = _NO_BUCKETS  # by name, made when first needed: most never are
         self._settings_begun = False
-        self._pings: Bucket | None = None
         self._ended_badly = 0  # streams that were reset or refused
         self._ended_well = 0  # streams that had not been, at the last reset
         self._late = 0
@@ -100,10 +96,6 @@ class Guard:
             ended: streams that the connection has had and that are over, this one included.
             what: what happened, for the message.
         """
-        limits = self._limits
-        now = self._now()
-        if self._resets is None:
-            self._resets = Bucket(limits.resets_burst, limits.resets_rate, now)
         # For each stream that ended well one may be reset: callers that cancel one call in two stay welcome.
         self._ended_badly += 1
         well = ended - self._ended_badly
@@ -111,17 +103,13 @@ class Guard:
         self._ended_well = max(well, self._ended_well)
         self._counters.seen["resets"] += 1
         # A server gains nothing from resetting the calls of its client.
-        if not self._resets.take(now, earned) and not self._client:
+        if not self._take("resets", earned=earned) and not self._client:
             self.exceed("resets", f"too many streams were reset; the last: {what}")
 
     def glitch(self, what: str) -> None:
         """Count an oddity that is tolerated."""
-        limits = self._limits
-        now = self._now()
-        if self._glitches is None:
-            self._glitches = Bucket(limits.glitches_burst, limits.glitches_rate, now)
         self._counters.seen["glitches"] += 1
-        if not self._glitches.take(now):
+        if not self._take("glitches"):
             self.exceed("glitches", f"too many oddities; the last: {what}")
 
     def late(self, opened: int, what: str) -> None:
@@ -169,18 +157,12 @@ class Guard:
 
     def settings(self, entries: int) -> None:
         """Count a SETTINGS frame (CVE-2019-9515)."""
-        limits = self._limits
         self._counters.seen["settings"] += 1
-        if entries > limits.settings_entries:
+        if entries > self._limits.settings_entries:
             self.exceed("settings_entries", f"SETTINGS with {entries} entries")
         if not self._settings_begun:  # every peer sends one: no bucket for that
             self._settings_begun = True
-            return
-        now = self._now()
-        if self._settings is None:
-            self._settings = Bucket(limits.settings_burst, limits.settings_rate, now)
-            self._settings.take(now)  # the first
-        if not self._settings.take(now):
+        elif not self._take("settings", spent=1):
             self.exceed("settings", "too many SETTINGS frames")
 
     def ping(self, sent: int, streams: int) -> None:
@@ -206,10 +188,27 @@ class Guard:
                 self._strikes += 1
                 if self._strikes > limits.ping_strikes:
                     self.exceed("ping_strikes", "too_many_pings")
-        if self._pings is None:
-            self._pings = Bucket(limits.pings_burst, limits.pings_rate, now)
-        if not self._pings.take(now):
+        if not self._take("pings"):
             self.exceed("pings", "too many PINGs")
+
+    def _take(self, name: str, *, earned: int = 0, spent: int = 0) -> bool:
+        """Take one out of the bucket that the limits have under a name; False if it was empty.
+
+        Args:
+            name: of the limits, without ``_burst`` and ``_rate``.
+            earned: what is put in before.
+            spent: what was taken before there was a bucket.
+        """
+        now = self._now()
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            limits = self._limits
+            if self._buckets is _NO_BUCKETS:
+                self._buckets = {}
+            burst = getattr(limits, f"{name}_burst")
+            bucket = self._buckets[name] = Bucket(burst, getattr(limits, f"{name}_rate"), now)
+            bucket.level -= spent
+        return bucket.take(now, earned)
 
     def exceed(self, limit: str, text: str) -> None:
         """End the connection for a limit.
