@@ -9,7 +9,16 @@ import hpack
 from lbkit.http2 import frames
 from lbkit.http2.engine import NativeEngine
 from lbkit.http2.faults import ConnectionFault
-from lbkit.http2.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM
+from lbkit.http2.frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    RST_STREAM,
+    ErrorCode,
+)
 from lbkit.http2.hpack import Field
 from lbkit.http2.interface import EngineParts
 from lbkit.http2.outbound import LONGEST_FRAME
@@ -372,6 +381,7 @@ class OutputWatch:
         self._first = True
         self._ended: set[int] = set()
         self._reset: set[int] = set()
+        self._closed: set[int] = set()  # streams that were reset with STREAM_CLOSED
         self._block: list[bytes] | None = None
         self._decoder = hpack.Decoder()
 
@@ -400,6 +410,11 @@ class OutputWatch:
             increment = int.from_bytes(payload, "big")
             assert 0 < increment <= frames.MAX_WINDOW, f"WINDOW_UPDATE of {increment}"
         if not stream_id:
+            return
+        if kind == RST_STREAM and int.from_bytes(payload, "big") == ErrorCode.STREAM_CLOSED:
+            # Once more after ours is right: the peer reset it too, and sent more behind that (RFC 9113 5.1).
+            assert stream_id not in self._closed, f"STREAM_CLOSED twice on stream {stream_id}"
+            self._closed.add(stream_id)
             return
         assert stream_id not in self._reset, f"frame type {kind} on stream {stream_id} after our RST_STREAM"
         if kind == RST_STREAM:
