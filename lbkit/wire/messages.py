@@ -30,7 +30,7 @@ def send_message(engine: Engine, stream: Stream, payload: bytes, end: bool) -> b
     """Queue one message as ``Engine.send_data`` does."""
     size = len(payload)
     if size < _LARGE_BYTES:
-        return engine.send_data(stream, _pack(0, size) + payload, end)
+        return engine.send_data(stream, frame_message(payload), end)
     engine.send_data(stream, _pack(0, size), False)
     return engine.send_data(stream, payload, end)
 
