@@ -11,20 +11,26 @@ from asyncio import get_running_loop
 from collections.abc import Callable, Mapping
 from enum import Enum
 from types import ModuleType, TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from lbkit.backoff import BackoffPolicy
 from lbkit.balancer import Subchannel
 from lbkit.balancer import registry as balancers
 from lbkit.balancing import PolicyHost
-from lbkit.call import UnaryUnaryCall
+from lbkit.call import (
+    Call,
+    StreamStreamMultiCallable,
+    StreamUnaryMultiCallable,
+    UnaryStreamMultiCallable,
+    UnaryUnaryMultiCallable,
+)
 from lbkit.callinfo import CallInfo
 from lbkit.clock import Clock
 from lbkit.connectivity import ConnectivityState
 from lbkit.deadline import Deadlines
-from lbkit.errors import ChannelClosedError, ForeignLoopError, ForkedError, RpcError, not_supported
+from lbkit.errors import ChannelClosedError, ForeignLoopError, ForkedError, RpcError
 from lbkit.limits import Counters, Limits
-from lbkit.metadata import EMPTY, MetadataLike
+from lbkit.metadata import EMPTY
 from lbkit.picking import Picker, QueuePicker
 from lbkit.resolution import CallConfig, CallSelector, MethodConfig, Resolution, Verdict
 from lbkit.resolver import Resolver, make_resolver
@@ -41,69 +47,6 @@ Response = TypeVar("Response")
 
 DEFAULT_BALANCER = "round_robin"
 _USER_AGENT = "lbkit-python/0.1.0"
-
-
-class UnaryUnaryMultiCallable(Generic[Request, Response]):
-    """Makes the calls of one unary method; what ``channel.unary_unary`` returns and stubs hold."""
-
-    def __init__(
-        self,
-        channel: Channel,
-        path: str,
-        serialize: Callable[[Request], bytes] | None,
-        deserialize: Callable[[bytes], Response] | None,
-    ) -> None:
-        self.channel = channel
-        self.path = path
-        self.prefix = channel.request_prefix(path)
-        self.serialize: Callable[[Request], bytes] = serialize or bytes  # type: ignore[assignment]  # raw bytes pass
-        self.deserialize: Callable[[bytes], Response] = deserialize or bytes  # type: ignore[assignment]
-
-    def __call__(
-        self,
-        request: Request,
-        *,
-        timeout: float | None = None,
-        metadata: MetadataLike | None = None,
-        credentials: None = None,
-        wait_for_ready: bool | None = None,
-        compression: None = None,
-    ) -> UnaryUnaryCall:
-        """Start a call; ``await`` what is returned for the response.
-
-        Args:
-            request: the request message.
-            timeout: seconds until the call ends with DEADLINE_EXCEEDED; None for no limit.
-            metadata: sent with the call.
-            credentials: not supported yet.
-            wait_for_ready: wait for a backend instead of failing while all are down.
-            compression: not supported yet.
-
-        Raises:
-            ChannelClosedError, ForeignLoopError, ForkedError: the channel cannot be used here and now.
-            MetadataError: the metadata must not go on the wire.
-            NotSupportedError: credentials or compression were given.
-        """
-        if get_running_loop() is not self.channel.bound_loop:
-            self.channel.enter()
-        if credentials is not None or compression is not None:
-            not_supported("credentials= or compression= on a call", "leave it out")
-        return UnaryUnaryCall(self, self.serialize(request), timeout, metadata or EMPTY, wait_for_ready)
-
-
-class StreamingMultiCallable:
-    """Stands for a streaming method until those are here, so that stubs of mixed services can be made."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refuse.
-
-        Raises:
-            NotSupportedError: always.
-        """
-        not_supported(f"{self.path}: a streaming call", "only unary calls are")
 
 
 class Channel:
@@ -190,7 +133,7 @@ class Channel:
         self._selector: CallSelector | None = None
         self._state = ConnectivityState.IDLE
         self._state_watchers: list[asyncio.Future[None]] = []
-        self._queued: dict[UnaryUnaryCall, None] = {}
+        self._queued: dict[Call, None] = {}
         self._forked = False
         _channels.add(self)
 
@@ -229,12 +172,35 @@ class Channel:
         """
         return UnaryUnaryMultiCallable(self, method, request_serializer, response_deserializer)
 
-    def unary_stream(self, method: str, *args: object, **kwargs: object) -> StreamingMultiCallable:
-        """Return a stand-in that refuses calls: streaming is not here yet."""
-        return StreamingMultiCallable(method)
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool = False,
+    ) -> UnaryStreamMultiCallable[Any, Any]:
+        """Return what makes calls of a server-streaming method; arguments as for ``unary_unary``."""
+        return UnaryStreamMultiCallable(self, method, request_serializer, response_deserializer)
 
-    stream_unary = unary_stream
-    stream_stream = unary_stream
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool = False,
+    ) -> StreamUnaryMultiCallable[Any, Any]:
+        """Return what makes calls of a client-streaming method; arguments as for ``unary_unary``."""
+        return StreamUnaryMultiCallable(self, method, request_serializer, response_deserializer)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool = False,
+    ) -> StreamStreamMultiCallable[Any, Any]:
+        """Return what makes calls of a bidirectional streaming method; arguments as for ``unary_unary``."""
+        return StreamStreamMultiCallable(self, method, request_serializer, response_deserializer)
 
     def stub(self, pb2: ModuleType, service: str | None = None) -> Stub:
         """Return a stub made from the descriptors of a ``_pb2`` module: no plug-in of protoc is needed.
@@ -368,7 +334,7 @@ class Channel:
         selector = self._selector
         return self._default_config if selector is None else selector.select(call)
 
-    def queue(self, call: UnaryUnaryCall) -> None:
+    def queue(self, call: Call) -> None:
         """Keep a call until there is a new picker; a channel that is IDLE begins to connect."""
         if self.closing:
             call.fail(Status(StatusCode.CANCELLED, "the channel was closed"))
@@ -377,7 +343,7 @@ class Channel:
         if self._state is ConnectivityState.IDLE:
             self._policy.wake()
 
-    def unqueue(self, call: UnaryUnaryCall) -> None:
+    def unqueue(self, call: Call) -> None:
         """Forget a call that is over, if it waited."""
         if self._queued:
             self._queued.pop(call, None)

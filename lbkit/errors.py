@@ -16,6 +16,7 @@
         - ``UnknownPluginError``: no such name; says the nearest one (also a LookupError)
         - ``DuplicatePluginError``: two owners claim one name
         - ``BrokenPluginError``: an installed plug-in fails to import
+    - ``UsageError``: a call was used in a way that its state or its kind does not allow
     - ``NotSupportedError``: asked for something that lbkit does not do yet
 """
 
@@ -158,6 +159,10 @@ class DuplicatePluginError(PluginError):
 
 class BrokenPluginError(PluginError):
     """An installed plug-in cannot be imported or is not what its group asks for."""
+
+
+class UsageError(Error):
+    """A call was used in a way that its state or its kind does not allow; the text says what to do instead."""
 
 
 class NotSupportedError(Error):

@@ -56,8 +56,8 @@ def test_short_way_takes_exactly_one_plain_message(data: bytes) -> None:
 
 
 def test_no_message_at_all_is_refused() -> None:
-    assert refused() == (StatusCode.INTERNAL, "no message in a unary call")
-    assert refused(b"") == (StatusCode.INTERNAL, "no message in a unary call")
+    assert refused() == (StatusCode.INTERNAL, "no message where there must be one")
+    assert refused(b"") == (StatusCode.INTERNAL, "no message where there must be one")
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 7])

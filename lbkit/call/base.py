@@ -1,4 +1,4 @@
-"""A unary call on the client: picked, sent, answered; a state of its own but no task.
+"""What all four kinds of call have in common on the client: picked, sent, ended; a state of its own but no task.
 
 The object is the stream's sink, the deadline's client and what the picker is asked about, all in one, because
 making and wiring four objects for each call would cost more than everything else it does.
@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator
+from abc import abstractmethod
+from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lbkit.call.foreign_answer import ForeignAnswer
 from lbkit.errors import Attempt, MetadataError, RpcError
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field, list_size
 from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
 from lbkit.metadata import EMPTY, Metadata, MetadataLike
 from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked
-from lbkit.resolution import CallConfig, MethodConfig
+from lbkit.resolution import CallConfig
 from lbkit.status import Status, StatusCode
 from lbkit.transport.client import ClientConnection
 from lbkit.wire.faults import WireFault
-from lbkit.wire.messages import OneMessage, send_message, whole_message
 from lbkit.wire.metadata import decode_metadata, encode_metadata
 from lbkit.wire.requests import is_grpc
 from lbkit.wire.status import OK, status_of_http, status_of_reset, status_of_trailers
 from lbkit.wire.timeout import encode_timeout
 
 if TYPE_CHECKING:
-    from lbkit.channel import Channel, UnaryUnaryMultiCallable
+    from lbkit.call.multicallable import MultiCallable
+    from lbkit.channel import Channel
     from lbkit.deadline import Bucket
     from lbkit.subchannel import Subchannel
 
@@ -49,15 +51,16 @@ _NOT_OURS_TO_SAY = frozenset(
     )
 )
 _LATE_S = 0.001  # a call that waited longer than this tells the server what is left of its timeout
-_CANCELLED = Status(StatusCode.CANCELLED, "cancelled by the application")
+CANCELLED = Status(StatusCode.CANCELLED, "cancelled by the application")
 
 
-class UnaryUnaryCall:
-    """One running call; what a unary multicallable returns. ``await`` it for the response.
+# What an application says with a call: time-out, metadata, wait-for-ready, and the limits for a request and for a
+# response message. A plain tuple: one is made for every call.
+CallOptions: TypeAlias = tuple[float | None, MetadataLike, bool | None, int | None, int | None]
 
-    It starts when it is made. It may be awaited several times, by several tasks; cancelling a task that awaits it
-    cancels the call. The accessors are those of ``grpc.aio.UnaryUnaryCall``.
-    """
+
+class Call:
+    """One running call. It starts when it is made."""
 
     __slots__ = (
         "__weakref__",
@@ -68,16 +71,15 @@ class UnaryUnaryCall:
         "_connection",
         "_deadline",
         "_earlier",
+        "_fields",
         "_future",
         "_head",
         "_head_future",
-        "_message",
         "_metadata",
         "_method",
-        "_parts",
         "_picked",
-        "_request",
-        "_response",
+        "_request_limit",
+        "_response_limit",
         "_sent",
         "_status",
         "_stream",
@@ -90,19 +92,18 @@ class UnaryUnaryCall:
 
     bucket: Bucket | None  # set by Deadlines
 
-    def __init__(
-        self,
-        method: UnaryUnaryMultiCallable[Any, Any],
-        request: bytes,
-        timeout: float | None,
-        metadata: MetadataLike,
-        wait_for_ready: bool | None,
-    ) -> None:
+    def __init__(self, method: MultiCallable, options: CallOptions, size: int) -> None:
         """Start a call. Made by multicallables, not by applications.
+
+        Args:
+            method: which method.
+            options: what the application said.
+            size: of the request, in bytes; 0 for a stream of them.
 
         Raises:
             MetadataError: the metadata must not go on the wire.
         """
+        timeout, metadata, wait_for_ready, request_limit, response_limit = options
         channel = method.channel
         self._method = method
         self._channel: Channel = channel
@@ -116,34 +117,64 @@ class UnaryUnaryCall:
         self._future: asyncio.Future[None] | None = None  # made when somebody waits for the end
         self._head_future: asyncio.Future[None] | None = None
         self._head: tuple[Field, ...] | None = None
-        self._message: bytes | None = None  # the response, if it came in one piece
-        self._parts: OneMessage | None = None  # and if it did not
-        self._response: Any = None
         self._trailing: Metadata = EMPTY
-        self._callbacks: list[Callable[[UnaryUnaryCall], object]] | None = None
+        self._callbacks: list[Callable[[Any], object]] | None = None
         self._earlier: list[Attempt] | None = None  # attempts before the present one
-        fields = encode_metadata(metadata) if metadata else []
-        if type(request) is not bytes:
-            request = b"".join((request,))  # says what a serialiser returned that is no bytes at all
-        self._request = fields, request
+        self._fields = encode_metadata(metadata) if metadata else []
         self._config: CallConfig = channel.select(self)
         self._sent = self._began = channel.clock.time()
         config = self._config.method_config
         self._wait_for_ready = config.wait_for_ready if wait_for_ready is None else wait_for_ready
+        self._request_limit = config.max_request_bytes if request_limit is None else request_limit
+        self._response_limit = config.max_response_bytes if response_limit is None else response_limit
         if config.timeout_s is not None and (timeout is None or config.timeout_s < timeout):
             timeout = config.timeout_s
         if timeout == inf:
             timeout = None
         self._deadline = None if timeout is None else self._began + timeout
-        if timeout is not None:
-            fields.insert(0, (b"grpc-timeout", encode_timeout(timeout)))
-        refusal = _refuse(config, len(request), timeout)
-        if refusal is not None:
-            self._finish(refusal)
+        if self._request_limit is not None and size > self._request_limit:
+            self._finish(self.too_large(size))
             return
-        if self._deadline is not None:
-            channel.deadlines.add(self, self._deadline)
+        if timeout is not None:
+            if timeout <= 0:
+                text = f"the timeout was {timeout} s to begin with"
+                self._finish(Status(StatusCode.DEADLINE_EXCEEDED, text))
+                return
+            self._fields.insert(0, (b"grpc-timeout", encode_timeout(timeout)))
+            channel.deadlines.add(self, self._began + timeout)
         self.attempt()
+
+    # For the kinds of call
+
+    @abstractmethod
+    def _send(self, connection: ClientConnection, stream: Stream) -> None:
+        """Send the request, or what there is of it, behind the headers."""
+
+    @abstractmethod
+    def data(self, data: bytes, end: bool) -> None:
+        """Take a piece of the response."""
+
+    @abstractmethod
+    def data_buffer(self, length: int) -> memoryview | None:
+        """Have a part of a large response received in place."""
+
+    @abstractmethod
+    def filled(self, length: int, end: bool) -> None:
+        """Take note of a part received in place."""
+
+    @abstractmethod
+    def _response_status(self) -> Status:
+        """Look at what came of the response; the server says that it is all, and OK."""
+
+    def _repeatable(self) -> bool:
+        """Whether the whole request can be sent once more."""
+        return True
+
+    def _discard(self) -> None:
+        """Throw away what the application has not read: it is not interested, or too late."""
+
+    def _over(self) -> None:
+        """Let go of everything, and wake who waits: the call has its status."""
 
     # What pickers and selectors read (CallInfo)
 
@@ -157,36 +188,19 @@ class UnaryUnaryCall:
         """What the application sends."""
         given = self._metadata
         # Not of what was given: that may be an iterator, used up, or a list, changed since.
-        return given if isinstance(given, Metadata) else decode_metadata(self._request[0])
+        return given if isinstance(given, Metadata) else decode_metadata(self._fields)
 
     @property
     def attributes(self) -> Any:
         """What the call selector attached."""
         return self._config.attributes
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the call runs on."""
+        return self._channel.loop
+
     # For the application
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        """Wait for the response.
-
-        Raises:
-            RpcError: the call ended with a status other than OK.
-            CancelledError: the call was cancelled with ``cancel()``, or the awaiting task was.
-        """
-        if self._status is None:
-            if self._future is None:
-                self._future = self._channel.loop.create_future()
-            try:
-                yield from self._future
-            except asyncio.CancelledError:
-                self.cancel()
-                raise
-        status = self._status
-        if status is OK:
-            return self._response
-        if status is _CANCELLED:
-            raise asyncio.CancelledError
-        raise self._error()
 
     async def initial_metadata(self) -> Metadata:
         """Wait for what the server sends before its answer; empty if the call ended without."""
@@ -212,21 +226,34 @@ class UnaryUnaryCall:
     async def wait_for_connection(self) -> None:
         """Wait until the server has begun to answer, or raise as ``await`` would."""
         await self.initial_metadata()
-        if self._status is not None and self._status is not OK:
-            await self
+        if self._status is not None:
+            self.raise_for_status()
+
+    def raise_for_status(self) -> None:
+        """Raise what the call ended with, if that is not OK.
+
+        Raises:
+            RpcError: the call ended with a status other than OK.
+            CancelledError: it was cancelled here.
+        """
+        if self._status is CANCELLED:
+            raise asyncio.CancelledError
+        if self._status is not None and self._status.code is not StatusCode.OK:
+            raise self._error()
 
     def cancel(self) -> bool:
         """End the call with CANCELLED, here and on the server. False if it is over already."""
         if self._status is not None:
             return False
         self._abandon(ErrorCode.CANCEL)
-        self._finish(_CANCELLED)
+        self._discard()
+        self._finish(CANCELLED)
         self._leave_queues()
         return True
 
     def cancelled(self) -> bool:
-        """Whether the call ended with CANCELLED."""
-        return self._status is not None and self._status.code is StatusCode.CANCELLED
+        """Whether the call was cancelled here; CANCELLED from the server is a status like any other."""
+        return self._status is CANCELLED
 
     def done(self) -> bool:
         """Whether the call is over."""
@@ -236,7 +263,7 @@ class UnaryUnaryCall:
         """Return the seconds left until the deadline, at least 0; None without a deadline."""
         return None if self._deadline is None else max(0.0, self._deadline - self._channel.clock.time())
 
-    def add_done_callback(self, callback: Callable[[UnaryUnaryCall], object]) -> None:
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
         """Call ``callback(call)`` at the end of the call; at once if it is over."""
         if self._status is not None:
             callback(self)
@@ -290,7 +317,7 @@ class UnaryUnaryCall:
         if self._status is not None:
             return
         engine = connection.engine
-        fields, request = self._request
+        fields = self._fields
         if self._deadline is not None:
             now = self._sent = self._channel.clock.time()
             if now - self._began > _LATE_S:
@@ -310,7 +337,7 @@ class UnaryUnaryCall:
         self._connection = connection
         stream = self._stream = engine.open(self)
         engine.send_headers(stream, self._method.prefix, fields, False)
-        send_message(engine, stream, request, True)
+        self._send(connection, stream)
         connection.kick()
 
     def no_room(self) -> None:
@@ -331,13 +358,14 @@ class UnaryUnaryCall:
             if fields is not connection.known_head:
                 content_type = dict(fields).get(b"content-type", b"")
                 if fields[0][1] != b"200" or not is_grpc(content_type):
-                    self._abandon(ErrorCode.CANCEL)
+                    assert self._stream is not None, "an answer without a request"
                     what = f"content-type {content_type.decode('latin-1')!r} instead of a gRPC answer"
-                    self._finish(status_of_http(fields[0][1], what))
+                    status = status_of_http(fields[0][1], what)
+                    self._stream.sink = ForeignAnswer(self, connection, self._stream, status)
                     return
                 connection.known_head = fields
             if self._head_future is not None:
-                _wake(self._head_future)
+                wake(self._head_future)
             return
         if fields is connection.known_trailers:
             status = OK
@@ -345,42 +373,20 @@ class UnaryUnaryCall:
             status = self._read_trailers(fields)
             if status is OK and len(fields) == 1:
                 connection.known_trailers = fields
-        if status is OK:
-            status = self._decode()
+        if status.code is StatusCode.OK and (found := self._response_status()) is not OK:
+            status = found
         if self._stream is not None and self._stream.state != CLOSED:
             self._abandon(ErrorCode.NO_ERROR)  # an early answer: the server needs no more of the request
         self._finish(status)
 
-    def data(self, data: bytes, end: bool) -> None:
-        """Take a piece of the response message."""
-        limit = self._config.method_config.max_response_bytes
-        if self._parts is None and self._message is None:
-            message = whole_message(data)
-            if message is not None and len(message) <= limit:
-                self._message = message
-                data = b""
-            else:
-                self._parts = OneMessage(limit)
-        if data:
-            self._collect(data)
-        if end:
-            self._end_without_trailers()
-
-    def data_buffer(self, length: int) -> memoryview | None:
-        """Have a part of a large response received in place."""
-        return None if self._parts is None else self._parts.room(length)
-
-    def filled(self, length: int, end: bool) -> None:
-        """Take note of a part received in place."""
-        if self._parts is not None:
-            self._parts.filled(length)
-        self._consumed(length)
-        if end:
-            self._end_without_trailers()
-
     def reset(self, code: int, reason: str) -> None:
         """End the call; or try another backend, once, if the server did nothing for it (gRFC A6, transparent)."""
-        if code == ErrorCode.REFUSED_STREAM and self._head is None and not self._earlier:
+        if (
+            code == ErrorCode.REFUSED_STREAM
+            and self._head is None
+            and not self._earlier
+            and self._repeatable()
+        ):
             self._earlier = [self._this_attempt()]
             self._release(None)
             self._stream = None
@@ -406,6 +412,7 @@ class UnaryUnaryCall:
         """End the call with DEADLINE_EXCEEDED."""
         if self._status is None:
             self._abandon(ErrorCode.CANCEL)
+            self._discard()
             self._finish(self._too_late())
             self._leave_queues()
 
@@ -415,26 +422,22 @@ class UnaryUnaryCall:
 
     # Inside
 
-    def _collect(self, data: bytes) -> None:
-        """Put a response together that comes in pieces."""
-        if self._parts is None:
-            self._abandon(ErrorCode.CANCEL)
-            self._finish(Status(StatusCode.INTERNAL, "more than one message in a unary response"))
-            return
-        try:
-            begins = self._parts.feed(data)
-        except WireFault as fault:
-            self._abandon(ErrorCode.CANCEL)
-            self._finish(Status(fault.code, fault.details))
-        else:
-            if begins and self._connection is not None and self._stream is not None:
-                self._connection.engine.expect(self._stream, self._parts.missing)
-            self._consumed(len(data))
+    def break_off(self, status: Status) -> None:
+        """End the call for what was found out here, and tell the server that nobody waits for the rest."""
+        self._abandon(ErrorCode.CANCEL)
+        self._finish(status)
+        self._leave_queues()
 
-    def _consumed(self, length: int) -> None:
-        """Give the server window for more."""
-        if self._connection is not None and self._stream is not None:
-            self._connection.engine.consumed(self._stream, length)
+    def spoil(self, status: Status) -> None:
+        """Have a call fail of which the server said that all went well: what it sent is of no use."""
+        self._finish(status)
+        self._status = status
+        self._took = self._channel.clock.time() - self._began
+
+    def too_large(self, size: int) -> Status:
+        """Return the status for a request above the limit."""
+        text = f"request of {size} bytes is larger than the limit of {self._request_limit}"
+        return Status(StatusCode.RESOURCE_EXHAUSTED, text)
 
     def _end_without_trailers(self) -> None:
         if self._status is None:
@@ -451,23 +454,15 @@ class UnaryUnaryCall:
             first = (self._head or fields)[0]
             http = first[1] if first[0] == b":status" else b"200"
             return status_of_http(http, "the server closed the stream without a grpc-status")
-        return OK if status.code is StatusCode.OK else status
+        return status
 
-    def _decode(self) -> Status:
-        """Parse the response; the status is what comes of it."""
-        message = self._message
+    def parse(self, payload: bytes) -> tuple[Status, Any]:
+        """Parse a response message; the status says what came of it."""
         try:
-            if message is None:
-                # Without a single byte of a message, finish() says so.
-                message = (self._parts or OneMessage(0)).finish()
-            self._response = self._method.deserialize(message)
-        except WireFault as fault:
-            return Status(fault.code, fault.details)
+            return OK, self._method.deserialize(payload)
         except Exception as error:  # whatever a deserialiser raises
-            return Status(
-                StatusCode.INTERNAL, f"the response cannot be parsed: {type(error).__name__}: {error}"
-            )
-        return OK
+            text = f"the response cannot be parsed: {type(error).__name__}: {error}"
+            return Status(StatusCode.INTERNAL, text), None
 
     def _abandon(self, code: ErrorCode) -> None:
         """Tell the server that nobody waits for the rest."""
@@ -509,21 +504,26 @@ class UnaryUnaryCall:
                 self._config.on_commit()
             except Exception:  # as for on_done: it must not lose the call, nor the connection it came on
                 _log.exception("on_commit of a call selector on %s raised", self._channel.target)
+        self._over()
         if self._future is not None:
-            _wake(self._future)
+            wake(self._future)
         if self._head_future is not None:
-            _wake(self._head_future)
+            wake(self._head_future)
         if self._callbacks is not None:
             for callback in self._callbacks:
                 self._channel.loop.call_soon(callback, self)
 
+    def ending(self) -> asyncio.Future[None]:
+        """Return what is done when the call is; cancelled, together with it, by who gives up waiting for a response."""
+        if self._future is None:
+            self._future = self._channel.loop.create_future()
+        return self._future
+
     async def _end(self) -> Status:
         """Wait for the end of the call. Only who awaits the call itself cancels it by giving up, as in grpc.aio."""
         if self._status is None:
-            if self._future is None:
-                self._future = self._channel.loop.create_future()
             try:
-                await asyncio.shield(self._future)
+                await asyncio.shield(self.ending())
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
@@ -567,19 +567,10 @@ class UnaryUnaryCall:
         )
 
 
-def _wake(future: asyncio.Future[None]) -> None:
+def wake(future: asyncio.Future[None]) -> None:
+    """Complete a future, unless who waits for it has given up."""
     if not future.done():
         future.set_result(None)
-
-
-def _refuse(config: MethodConfig, size: int, timeout: float | None) -> Status | None:
-    """Return the status of a call that must not start."""
-    if config.max_request_bytes is not None and size > config.max_request_bytes:
-        text = f"request of {size} bytes is larger than the limit of {config.max_request_bytes}"
-        return Status(StatusCode.RESOURCE_EXHAUSTED, text)
-    if timeout is not None and timeout <= 0:
-        return Status(StatusCode.DEADLINE_EXCEEDED, f"the timeout was {timeout} s to begin with")
-    return None
 
 
 def _restrict(status: Status) -> Status:

@@ -1,0 +1,183 @@
+"""What ``channel.unary_unary`` and its three siblings return: makes the calls of one method."""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from collections.abc import AsyncIterable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from lbkit.call.handles import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
+from lbkit.call.streaming import StreamingCall
+from lbkit.call.unary import UnaryUnaryCall
+from lbkit.errors import not_supported
+from lbkit.metadata import EMPTY, MetadataLike
+
+if TYPE_CHECKING:
+    from lbkit.channel import Channel
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+Requests: TypeAlias = AsyncIterable[Request] | Iterable[Request]
+
+
+class MultiCallable:
+    """One method of one channel.
+
+    Args:
+        channel: whose.
+        path: ``/package.Service/Method``.
+        serialize: makes bytes of a request; None if requests are bytes.
+        deserialize: makes a response of bytes; None to get the bytes.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        path: str,
+        serialize: Callable[[Any], bytes] | None,
+        deserialize: Callable[[bytes], Any] | None,
+    ) -> None:
+        self.channel = channel
+        self.path = path
+        self.prefix = channel.request_prefix(path)
+        self.serialize: Callable[[Any], bytes] = serialize or bytes  # raw bytes pass
+        self.deserialize: Callable[[bytes], Any] = deserialize or bytes
+
+    def _serialized(self, request: Any) -> bytes:
+        payload = self.serialize(request)
+        # Says what a serialiser returned that is no bytes at all.
+        return payload if type(payload) is bytes else b"".join((payload,))
+
+    def _enter(self, credentials: None, compression: None) -> None:
+        if get_running_loop() is not self.channel.bound_loop:
+            self.channel.enter()
+        if credentials is not None or compression is not None:
+            not_supported("credentials= or compression= on a call", "leave it out")
+
+
+class UnaryUnaryMultiCallable(MultiCallable, Generic[Request, Response]):
+    """Makes the calls of a unary method."""
+
+    def __call__(
+        self,
+        request: Request,
+        *,
+        timeout: float | None = None,
+        metadata: MetadataLike | None = None,
+        credentials: None = None,
+        wait_for_ready: bool | None = None,
+        compression: None = None,
+        max_request_bytes: int | None = None,
+        max_response_bytes: int | None = None,
+    ) -> UnaryUnaryCall:
+        """Start a call; ``await`` what is returned for the response.
+
+        Args:
+            request: the request message.
+            timeout: seconds until the call ends with DEADLINE_EXCEEDED; None for no limit.
+            metadata: sent with the call.
+            credentials: not supported yet.
+            wait_for_ready: wait for a backend instead of failing while all are down.
+            compression: not supported yet.
+            max_request_bytes: instead of the channel's limit for one message.
+            max_response_bytes: instead of the channel's limit for one message.
+
+        Raises:
+            ChannelClosedError, ForeignLoopError, ForkedError: the channel cannot be used here and now.
+            MetadataError: the metadata must not go on the wire.
+            NotSupportedError: credentials or compression were given.
+        """
+        if get_running_loop() is not self.channel.bound_loop or credentials or compression:
+            self._enter(credentials, compression)
+        options = (timeout, metadata or EMPTY, wait_for_ready, max_request_bytes, max_response_bytes)
+        return UnaryUnaryCall(self, self._serialized(request), options)
+
+
+class UnaryStreamMultiCallable(MultiCallable, Generic[Request, Response]):
+    """Makes the calls of a server-streaming method."""
+
+    def __call__(
+        self,
+        request: Request,
+        *,
+        timeout: float | None = None,
+        metadata: MetadataLike | None = None,
+        credentials: None = None,
+        wait_for_ready: bool | None = None,
+        compression: None = None,
+        max_request_bytes: int | None = None,
+        max_response_bytes: int | None = None,
+    ) -> UnaryStreamCall[Response]:
+        """Start a call; ``async for`` over what is returned gives the responses.
+
+        Arguments and errors are those of ``UnaryUnaryMultiCallable.__call__``.
+        """
+        self._enter(credentials, compression)
+        options = (timeout, metadata or EMPTY, wait_for_ready, max_request_bytes, max_response_bytes)
+        call = StreamingCall(self, options, self._serialized(request), one_response=False)
+        return UnaryStreamCall(call, self._serialized)
+
+
+class StreamUnaryMultiCallable(MultiCallable, Generic[Request, Response]):
+    """Makes the calls of a client-streaming method."""
+
+    def __call__(
+        self,
+        request_iterator: Requests[Request] | None = None,
+        timeout: float | None = None,
+        metadata: MetadataLike | None = None,
+        credentials: None = None,
+        wait_for_ready: bool | None = None,
+        compression: None = None,
+        *,
+        max_request_bytes: int | None = None,
+        max_response_bytes: int | None = None,
+    ) -> StreamUnaryCall[Request, Response]:
+        """Start a call; ``await`` what is returned for the response.
+
+        Args:
+            request_iterator: gives the requests; None to write them with ``write``. It runs on the event loop: one
+                that is not asynchronous must not block.
+            timeout: seconds until the call ends with DEADLINE_EXCEEDED; None for no limit.
+            metadata: sent with the call.
+            credentials: not supported yet.
+            wait_for_ready: wait for a backend instead of failing while all are down.
+            compression: not supported yet.
+            max_request_bytes: instead of the channel's limit for one message.
+            max_response_bytes: instead of the channel's limit for one message.
+
+        Raises:
+            ChannelClosedError, ForeignLoopError, ForkedError: the channel cannot be used here and now.
+            MetadataError: the metadata must not go on the wire.
+            NotSupportedError: credentials or compression were given.
+        """
+        self._enter(credentials, compression)
+        options = (timeout, metadata or EMPTY, wait_for_ready, max_request_bytes, max_response_bytes)
+        call = StreamingCall(self, options, None, one_response=True)
+        return StreamUnaryCall(call, self._serialized, request_iterator)
+
+
+class StreamStreamMultiCallable(MultiCallable, Generic[Request, Response]):
+    """Makes the calls of a bidirectional streaming method."""
+
+    def __call__(
+        self,
+        request_iterator: Requests[Request] | None = None,
+        timeout: float | None = None,
+        metadata: MetadataLike | None = None,
+        credentials: None = None,
+        wait_for_ready: bool | None = None,
+        compression: None = None,
+        *,
+        max_request_bytes: int | None = None,
+        max_response_bytes: int | None = None,
+    ) -> StreamStreamCall[Request, Response]:
+        """Start a call; read what is returned, and write to it.
+
+        Arguments and errors are those of ``StreamUnaryMultiCallable.__call__``.
+        """
+        self._enter(credentials, compression)
+        options = (timeout, metadata or EMPTY, wait_for_ready, max_request_bytes, max_response_bytes)
+        call = StreamingCall(self, options, None, one_response=False)
+        return StreamStreamCall(call, self._serialized, request_iterator)
