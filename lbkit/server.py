@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import random as random_module
 import signal
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from types import ModuleType
@@ -20,43 +24,62 @@ from lbkit.http2.stream import Stream
 from lbkit.limits import Counters, Limits
 from lbkit.service import HandlerTable, handler_of_grpc, handlers_of_object
 from lbkit.transport.server import ServerConnection, listen, serve
-from lbkit.transport.setup import ConnectionSetup
+from lbkit.transport.setup import ConnectionSetup, MaxAge
 
 
 class Server:
-    """Serves unary gRPC methods on any number of addresses.
+    """Serves gRPC methods on any number of addresses.
 
     Generated ``add_XServicer_to_server(servicer, server)`` functions work; ``server.add(pb2, "X", servicer)`` needs
-    no generated servicer. Methods are ``async def method(self, request, context)``.
+    no generated servicer. Methods are coroutine functions, asynchronous generators, or plain functions and
+    generators, which run in threads.
 
     Args:
         max_request_bytes: larger requests end with RESOURCE_EXHAUSTED; by default ``limits.max_message``.
+        max_response_bytes: larger responses end with RESOURCE_EXHAUSTED; None for no limit.
+        threads: where methods run that are plain functions; by default up to 32 threads of the server's own.
         max_concurrent_streams: calls that one connection may have open; more are refused, and retried by clients. By
             default that of ``limits``.
+        max_connection_age: seconds, +-10 %, after which a client is told to make a new connection, so that clients
+            spread over servers that came later (gRFC A9); calls go on where they are. None lets connections live.
+        max_connection_age_grace: seconds that those calls get; then the connection is closed. None for no limit.
         limits: what clients may do to us.
         engine: ``"native"`` or ``"h2"``, whose HTTP/2 it is; by default what ``LBKIT_HTTP2_ENGINE`` says.
+        random: the source of randomness for jitter.
 
     Raises:
-        ValueError, ImportError: there is no such engine, or its package is not installed.
+        ValueError: a time makes no sense, or there is no such engine.
+        ImportError: the engine's package is not installed.
     """
 
     def __init__(
         self,
         *,
         max_request_bytes: int | None = None,
+        max_response_bytes: int | None = None,
+        threads: Executor | None = None,
         max_concurrent_streams: int | None = None,
+        max_connection_age: float | None = None,
+        max_connection_age_grace: float | None = None,
         limits: Limits | None = None,
         engine: str | None = None,
+        random: random_module.Random | None = None,
     ) -> None:
         limits = limits or Limits()
         if max_concurrent_streams is not None:
             limits = replace(limits, max_concurrent_streams=max_concurrent_streams)
-        self._setup = ConnectionSetup(limits, engine)
+        max_age = None
+        if max_connection_age is not None:
+            max_age = MaxAge(max_connection_age, max_connection_age_grace, random or random_module.Random())
+        self._setup = ConnectionSetup(limits, engine, max_age=max_age)
         self._handlers = HandlerTable()
         self._sockets: list[socket.socket] = []
         self._listeners: list[asyncio.Server] = []
+        self._unbound = False  # connections come without a socket of ours too
         self._connections: set[ServerConnection] = set()
         self._max_request_bytes = limits.max_message if max_request_bytes is None else max_request_bytes
+        self._max_response_bytes = max_response_bytes
+        self._threads = threads
         self._peers: Counter[str] = Counter()  # connections of each IP address, where that is limited
         self._dispatcher: Dispatcher | None = None  # made by start()
         self._draining = False
@@ -77,16 +100,11 @@ class Server:
         Raises:
             LookupError: the module has no such service; names those it has.
             TypeError: no ``_pb2`` module, or the object has none of the service's methods.
-            NotSupportedError: a method is a plain function.
         """
         self._handlers.add(handlers_of_object(pb2, service, servicer)[1])
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
-        """Serve grpcio method handlers by name. Called by generated code.
-
-        Raises:
-            NotSupportedError: a method is a plain function.
-        """
+        """Serve grpcio method handlers by name. Called by generated code."""
         paths = {f"/{service_name}/{name}": handler for name, handler in method_handlers.items()}
         self._handlers.add({path: handler_of_grpc(path, handler) for path, handler in paths.items()})
 
@@ -125,6 +143,20 @@ class Server:
         """Do what ``bind`` does; grpcio's name for it."""
         return self.bind(address)
 
+    def protocol_factory(self) -> Callable[[], asyncio.BufferedProtocol]:
+        """Return what makes the server's end of one more connection, for byte streams that are no sockets.
+
+        Ask for it before ``start``, which then needs no address; give each protocol its transport through
+        ``connection_made``. It raises ConnectionRefusedError while the server is not running.
+        """
+        self._unbound = True
+        return self._make_connection
+
+    def _make_connection(self) -> ServerConnection:
+        if self._dispatcher is None or self._draining:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        return ServerConnection(asyncio.get_running_loop(), self, self._setup)
+
     # Its life
 
     async def start(self) -> None:
@@ -135,10 +167,16 @@ class Server:
         """
         if self._dispatcher is not None:
             raise RuntimeError("a server is started once; make a new one")
-        if not self._sockets:
+        if not self._sockets and not self._unbound:
             raise RuntimeError("nothing to listen on; call bind() first")
         loop = asyncio.get_running_loop()
-        self._dispatcher = Dispatcher(loop, self._handlers, self._max_request_bytes)
+        self._dispatcher = Dispatcher(
+            loop,
+            self._handlers,
+            max_request_bytes=self._max_request_bytes,
+            max_response_bytes=self._max_response_bytes,
+            threads=self._threads,
+        )
         self._stopped = asyncio.Event()
         for sock in self._sockets:
             self._listeners.append(await serve(sock, lambda: ServerConnection(loop, self, self._setup)))
@@ -241,7 +279,7 @@ class Server:
             await asyncio.wait(set(tasks))
         for listener in self._listeners:
             await listener.wait_closed()
-        self._dispatcher.deadlines.close()
+        self._dispatcher.close()
         self._stopped.set()
 
     # ServerOwner

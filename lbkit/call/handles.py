@@ -205,7 +205,9 @@ class StreamUnaryCall(_Writable[Request], Generic[Request, Response]):
             RpcError: the call ended with a status other than OK.
             CancelledError: the call was cancelled; or the waiting task was, which cancels the call.
         """
-        return self._call.response().__await__()
+        # In a frame of its own, which holds the handle for as long as somebody waits.
+        response: Response = yield from self._call.response().__await__()
+        return response
 
 
 class StreamStreamCall(_Readable[Response], _Writable[Request], Generic[Request, Response]):

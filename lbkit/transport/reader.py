@@ -31,6 +31,7 @@ class MessageReader:
     """
 
     __slots__ = (
+        "_fault",
         "_announced",
         "_connection",
         "_deframer",
@@ -48,6 +49,7 @@ class MessageReader:
         self._stream = stream
         self._deframer = Deframer(limit, self.queue)
         self._announced = False  # the engine knows how long the message is that somebody waits for
+        self._fault: Exception | None = None  # why nothing more comes
         self._read_bytes = 0  # not reported yet
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -91,12 +93,23 @@ class MessageReader:
             self.queue.clear()
         self._wake()
 
+    def fail(self, fault: Exception) -> None:
+        """Have readers get this exception, behind what came before."""
+        self._fault = fault
+        self.close()
+
     # For the application
 
     async def read(self) -> bytes | None:
-        """Return the next payload, as soon as there is one; None if nothing more comes."""
+        """Return the next payload, as soon as there is one; None if nothing more comes.
+
+        Raises:
+            WireFault: what ``fail`` was given.
+        """
         queue = self.queue
         while not queue:
+            if self._fault is not None:
+                raise self._fault
             if self.ended:
                 return None
             self.expect()

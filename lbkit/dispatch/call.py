@@ -1,31 +1,31 @@
-"""A call on the server: from request headers through the handler's task to the status."""
+"""A unary call on the server, and what all kinds of call have in common there: from the request to the status."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from lbkit.deadline import Deadlines
-from lbkit.errors import AbortError, MetadataError
+from lbkit.errors import AbortError, MetadataError, UsageError
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field, Prefix, list_size
 from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
-from lbkit.http_answer import HttpAnswer
 from lbkit.metadata import EMPTY, Metadata, MetadataLike, pairs
-from lbkit.service import Handler, HandlerTable, ServicerContext
+from lbkit.service import Handler, ServicerContext
 from lbkit.status import Status, StatusCode
-from lbkit.suggest import did_you_mean
 from lbkit.transport.server import ServerConnection
 from lbkit.wire.faults import WireFault
 from lbkit.wire.messages import OneMessage, send_message, whole_message
 from lbkit.wire.metadata import encode_metadata
-from lbkit.wire.requests import RequestHead, RequestRefused
+from lbkit.wire.requests import RequestHead
 from lbkit.wire.status import OK, status_fields
 
 if TYPE_CHECKING:
     from lbkit.deadline import Bucket
+    from lbkit.dispatch.dispatcher import Dispatcher
 
 _log = logging.getLogger("lbkit.server")
 
@@ -33,71 +33,8 @@ _HEAD = Prefix(((b":status", b"200"), (b"content-type", b"application/grpc")))
 _TRAILERS_OK = Prefix(((b"grpc-status", b"0"),))
 
 
-class Dispatcher:
-    """Starts the handler of each request; shared by all connections of a server.
-
-    Args:
-        loop: the server's event loop.
-        handlers: who serves what.
-        max_request_bytes: larger requests end with RESOURCE_EXHAUSTED.
-    """
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, handlers: HandlerTable, max_request_bytes: int
-    ) -> None:
-        self.loop = loop
-        self.deadlines = Deadlines(loop)
-        self.tasks: set[asyncio.Task[None]] = set()  # handlers that run, kept alive here
-        self.max_request_bytes = max_request_bytes
-        self._handlers = handlers
-
-    def request(
-        self, connection: ServerConnection, stream: Stream, fields: tuple[Field, ...], end: bool
-    ) -> None:
-        """Serve a new stream, or refuse it with a status of its own."""
-        call = ServerCall(self, connection, stream)
-        stream.sink = call
-        try:
-            head = RequestHead(fields)
-            handler = self._handlers.find(head.path, head.metadata)
-            if handler is None or handler.behaviour is None:
-                call.refuse(Status(StatusCode.UNIMPLEMENTED, self._explain(head.path, handler)))
-                return
-        except RequestRefused as refused:
-            if refused.from_grpc:
-                call.refuse(Status(refused.code, refused.details), refused.http_status)
-            else:
-                answer = stream.sink = HttpAnswer(connection, stream, refused)
-                if end:
-                    answer.data(b"", True)
-            return
-        except WireFault as fault:
-            call.refuse(Status(fault.code, fault.details))
-            return
-        except Exception as error:  # a generic handler's mistake ends this call, nothing else
-            _log.exception("a generic handler raised")
-            text = f"a generic handler raised {type(error).__name__}; see the server's log"
-            call.refuse(Status(StatusCode.UNKNOWN, text))
-            return
-        call.begin(head, handler)
-        if end:
-            call.data(b"", True)
-
-    def oversized(self, connection: ServerConnection, stream: Stream, reason: str) -> None:
-        """Refuse a new stream whose headers are too large."""
-        call = ServerCall(self, connection, stream)
-        stream.sink = call
-        call.refuse(Status(StatusCode.RESOURCE_EXHAUSTED, f"the request's metadata: {reason}"))
-
-    def _explain(self, path: bytes, handler: Handler | None) -> str:
-        name = path.decode("latin-1")
-        if handler is not None:
-            return f"{name}: {handler.refusal}"
-        return f"no method {name!r} here.{did_you_mean(name, self._handlers.paths())}"
-
-
 class ServerCall(ServicerContext):
-    """One unary call: the stream's sink and the handler's context in one object."""
+    """One call: the stream's sink and the handler's context in one object. As it is, of a unary method."""
 
     __slots__ = (
         "__weakref__",
@@ -117,6 +54,7 @@ class ServerCall(ServicerContext):
         "_started",
         "_stream",
         "_task",
+        "_thread",
         "_trailing",
         "_writable",
         "bucket",
@@ -142,11 +80,18 @@ class ServerCall(ServicerContext):
         self.bucket = None
         self._parts: OneMessage | None = None  # the request, if it does not come in one piece
         self._task: asyncio.Task[None] | None = None
+        self._thread: Future[Any] | None = None  # where a plain function works for it
         self._writable: asyncio.Future[None] | None = None
         self._callbacks: list[Callable[[ServicerContext], object]] | None = None
 
-    def begin(self, head: RequestHead, handler: Handler) -> None:
-        """Get ready for the request message; the client's deadline runs from here."""
+    def begin(self, head: RequestHead, handler: Handler, end: bool) -> None:
+        """Get ready for the request; the client's deadline runs from here.
+
+        Args:
+            head: the request's headers.
+            handler: who serves it.
+            end: the headers are all of the request.
+        """
         self._head = head
         self._handler = handler
         timeout = head.timeout_s
@@ -158,6 +103,8 @@ class ServerCall(ServicerContext):
                 return
             self._deadline = self._dispatcher.loop.time() + timeout
             self._dispatcher.deadlines.add(self, self._deadline)
+        if end:
+            self.data(b"", True)
 
     def refuse(self, status: Status, http_status: int = 200) -> None:
         """End the call without running the handler."""
@@ -191,11 +138,9 @@ class ServerCall(ServicerContext):
             self._end_stream(Status(fault.code, fault.details), _HEAD)
             return
         except Exception as error:  # whatever a deserialiser raises
-            text = f"the request cannot be parsed: {type(error).__name__}: {error}"
-            self._end_stream(Status(StatusCode.INTERNAL, text), _HEAD)
+            self._end_stream(unparsed(error), _HEAD)
             return
-        task = self._task = self._dispatcher.loop.create_task(self._run(request))
-        self._dispatcher.tasks.add(task)
+        self._start(request)
 
     def data_buffer(self, length: int) -> memoryview | None:
         """Have a part of a large request received in place."""
@@ -258,6 +203,18 @@ class ServerCall(ServicerContext):
             self.set_trailing_metadata(trailing_metadata)
         raise AbortError(f"{status.name}: {details}")
 
+    async def abort_with_status(self, status: Any) -> NoReturn:
+        """End the call with the parts of a status."""
+        await self.abort(status.code, status.details, status.trailing_metadata or ())
+
+    async def read(self) -> Any:
+        """Refuse: the request is an argument."""
+        raise UsageError(f"{self._handler.path} has one request, which is the method's first argument")
+
+    async def write(self, message: Any) -> None:
+        """Refuse: the response is returned."""
+        raise UsageError(f"{self._handler.path} has one response; return it")
+
     async def send_initial_metadata(self, initial_metadata: MetadataLike) -> None:
         """Send metadata ahead of the response."""
         if self._head_sent:
@@ -314,12 +271,34 @@ class ServerCall(ServicerContext):
         else:
             self._callbacks.append(callback)
 
+    # For plain functions: Workplace
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the server."""
+        return self._dispatcher.loop
+
+    @property
+    def threads(self) -> Executor:
+        """Where plain functions run."""
+        return self._dispatcher.threads
+
+    def working(self, future: Future[Any]) -> None:
+        """Take note of the thread that works for this call."""
+        self._thread = future
+        self._dispatcher.working += 1
+
     # Inside
+
+    def _start(self, request: object) -> None:
+        """Have the handler run."""
+        task = self._task = self._dispatcher.loop.create_task(self._run(request))
+        self._dispatcher.tasks.add(task)
 
     def _collect(self, data: bytes, end: bool) -> bytes | None:
         """Put a request together that comes in pieces; return it when it is complete."""
         if self._parts is None:
-            self._parts = OneMessage(self._dispatcher.max_request_bytes)
+            self._parts = OneMessage(self._dispatcher.max_request_bytes, StatusCode.UNIMPLEMENTED)
         begins = self._parts.feed(data)
         if end:
             return self._parts.finish()
@@ -341,7 +320,7 @@ class ServerCall(ServicerContext):
             if self._code is not StatusCode.OK:
                 self._end_stream(Status(self._code, self._details), _HEAD)
                 return
-            payload = self._handler.serialize(response)
+            payload = self._serialized(response)
             del request, response  # while the payload waits for the client to read, it is enough by itself
             if not self._head_sent:
                 self._send_head(())
@@ -350,18 +329,71 @@ class ServerCall(ServicerContext):
                 self._writable = self._dispatcher.loop.create_future()
                 connection.kick()
                 await self._writable
-            self._end_stream(OK if not self._details else Status(StatusCode.OK, self._details), _HEAD)
-        except AbortError:
-            self._end_stream(Status(self._code, self._details), _HEAD)
-        except asyncio.CancelledError:
-            # Ours when the call is over; otherwise the handler cancelled itself, which is its answer.
-            self._end_stream(Status(StatusCode.CANCELLED, "the handler was cancelled"), _HEAD)
-        except Exception as error:  # whatever a handler raises, or the serialiser of what it returned
-            self._end_stream(self._status_of(error), _HEAD)
+            self._end_well()
+        except BaseException as error:
+            if not self._end_by(error):
+                raise
         finally:
-            self._dispatcher.tasks.discard(self._task)
-            if self._held:
-                self._connection.engine.held -= 1
+            self._ended()
+
+    def _serialized(self, response: object) -> bytes:
+        """Return a response as bytes.
+
+        Raises:
+            WireFault: INTERNAL, it cannot be serialised; RESOURCE_EXHAUSTED, it is above the limit.
+        """
+        try:
+            payload = self._handler.serialize(response)
+            size = len(payload)
+        except Exception as error:  # whatever a serialiser raises
+            _log.exception("a response of %s cannot be serialised", self._handler.path)
+            text = f"the response, a {type(response).__name__}, cannot be serialised: {type(error).__name__}"
+            raise WireFault(StatusCode.INTERNAL, text) from None
+        limit = self._dispatcher.max_response_bytes
+        if limit is not None and size > limit:
+            text = f"response of {size} bytes is larger than the limit of {limit}"
+            raise WireFault(StatusCode.RESOURCE_EXHAUSTED, text)
+        return payload
+
+    def _end_well(self) -> None:
+        """Send the status that the handler has set: OK by default."""
+        if self._code is StatusCode.OK and not self._details:
+            self._end_stream(OK, _HEAD)
+        else:
+            self._end_stream(Status(self._code, self._details), _HEAD)
+
+    def _end_by(self, error: BaseException) -> bool:
+        """Send the status that stands for an exception. False if it is none of the handler's."""
+        if isinstance(error, AbortError):
+            status = Status(self._code, self._details)
+        elif isinstance(error, WireFault):
+            status = Status(error.code, error.details)
+        elif isinstance(error, asyncio.CancelledError):
+            # Ours when the call is over; otherwise the handler cancelled itself, which is its answer.
+            status = Status(StatusCode.CANCELLED, "the handler was cancelled")
+        elif isinstance(error, Exception):
+            if self._over:  # it only found out in its own way
+                return True
+            status = self._status_of(error)
+        else:
+            return False
+        self._end_stream(status, _HEAD)
+        return True
+
+    def _ended(self) -> None:
+        """Take note that the task is over: of a cancelled call, the stream no longer counts."""
+        self._dispatcher.tasks.discard(self._task)
+        if self._thread is not None and not self._thread.done():
+            self._thread.add_done_callback(self._thread_done)
+            return
+        if self._thread is not None:
+            self._dispatcher.working -= 1
+        if self._held:
+            self._connection.engine.held -= 1
+
+    def _thread_done(self, _: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._dispatcher.loop.call_soon_threadsafe(self._ended)
 
     def _status_of(self, error: Exception) -> Status:
         """Return the status for an exception. The client learns its type only: texts may hold secrets."""
@@ -401,16 +433,20 @@ class ServerCall(ServicerContext):
         if not self._over:
             self._cancelled = True
             self._close()
-            if self._task is None:
-                return
-            self._task.cancel()
-            if self._started:
-                # Until the handler has ended, its stream counts: else a client could start one after the other,
-                # all running at once, by resetting each (CVE-2023-44487).
-                self._held = True
-                self._connection.engine.held += 1
-            else:
-                self._dispatcher.tasks.discard(self._task)  # it never runs
+            self._stop_handler()
+
+    def _stop_handler(self) -> None:
+        """Cancel the task of a call that is over."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        if self._started:
+            # Until the handler has ended, its stream counts: else a client could start one after the other,
+            # all running at once, by resetting each (CVE-2023-44487).
+            self._held = True
+            self._connection.engine.held += 1
+        else:
+            self._dispatcher.tasks.discard(self._task)  # it never runs
 
     def _close(self) -> None:
         self._over = True
@@ -421,3 +457,8 @@ class ServerCall(ServicerContext):
         if self._callbacks is not None:
             for callback in self._callbacks:
                 self._dispatcher.loop.call_soon(callback, self)
+
+
+def unparsed(error: Exception) -> Status:
+    """Return the status for a request that its deserialiser refuses."""
+    return Status(StatusCode.INTERNAL, f"the request cannot be parsed: {type(error).__name__}: {error}")

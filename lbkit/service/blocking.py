@@ -1,0 +1,200 @@
+"""Servicer methods that are plain functions: they run in threads, and may block there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+
+from lbkit.eof import EOF
+from lbkit.errors import AbortError
+from lbkit.metadata import Metadata, MetadataLike
+from lbkit.service.context import ServicerContext
+from lbkit.status import StatusCode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+
+
+class Workplace(Protocol):
+    """What a call has to have to be served by a thread, beside what every context has."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the call runs on."""
+        ...
+
+    @property
+    def threads(self) -> Executor:
+        """Where plain functions run."""
+        ...
+
+    def working(self, future: Future[Any]) -> None:
+        """Take note that a thread works for the call, and may go on when the call is over."""
+        ...
+
+
+class BlockingContext:
+    """A call as a plain function sees it; the names are those of grpcio's blocking ``ServicerContext``.
+
+    It is used in the function's thread; what has to be done on the event loop is waited for.
+    """
+
+    __slots__ = ("_context", "_loop")
+
+    def __init__(self, context: ServicerContext, loop: asyncio.AbstractEventLoop) -> None:
+        self._context = context
+        self._loop = loop
+
+    def invocation_metadata(self) -> Metadata:
+        """Return what the client sent with the call."""
+        return self._context.invocation_metadata()
+
+    def peer(self) -> str:
+        """Return where the client is."""
+        return self._context.peer()
+
+    def auth_context(self) -> Mapping[str, Any]:
+        """Return what is known of the client's identity."""
+        return self._context.auth_context()
+
+    def peer_identities(self) -> Any:
+        """Return the client's identities, or None."""
+        return self._context.peer_identities()
+
+    def peer_identity_key(self) -> str | None:
+        """Return where in ``auth_context`` the identities are, or None."""
+        return self._context.peer_identity_key()
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds left until the client's deadline, at least 0; None without a deadline."""
+        return self._context.time_remaining()
+
+    def is_active(self) -> bool:
+        """Whether anybody waits for the answer still. A function that takes long asks now and then."""
+        return not self._context.done()
+
+    def cancel(self) -> NoReturn:
+        """End the call with CANCELLED."""
+        self.abort(StatusCode.CANCELLED, "cancelled by the handler")
+
+    def add_callback(self, callback: Callable[[], object]) -> bool:
+        """Have ``callback()`` called on the event loop when the call is over. False if it is."""
+        if self._context.done():
+            return False
+        self._on_loop(self._add_callback(callback))
+        return True
+
+    def abort(self, code: object, details: str = "") -> NoReturn:
+        """End the call with a status other than OK, by raising AbortError. Do not catch that.
+
+        Raises:
+            ValueError: the code is OK.
+        """
+        self._on_loop(self._context.abort(code, details))
+        raise AbortError(details)
+
+    def abort_with_status(self, status: Any) -> NoReturn:
+        """Do what ``abort`` does, with an object that has ``code``, ``details`` and ``trailing_metadata``."""
+        self._on_loop(self._context.abort_with_status(status))
+        raise AbortError(status.details)
+
+    def send_initial_metadata(self, initial_metadata: MetadataLike) -> None:
+        """Send metadata ahead of the response; errors as ``ServicerContext.send_initial_metadata``."""
+        self._on_loop(self._context.send_initial_metadata(initial_metadata))
+
+    def set_trailing_metadata(self, trailing_metadata: MetadataLike) -> None:
+        """Set what goes with the status; errors as ``ServicerContext.set_trailing_metadata``."""
+        self._context.set_trailing_metadata(trailing_metadata)
+
+    def set_code(self, code: object) -> None:
+        """Set the status code the call will end with."""
+        self._context.set_code(code)
+
+    def set_details(self, details: str) -> None:
+        """Set the text of the status."""
+        self._context.set_details(details)
+
+    def set_compression(self, compression: Any) -> None:
+        """Choose how responses are compressed; errors as ``ServicerContext.set_compression``."""
+        self._context.set_compression(compression)
+
+    def disable_next_message_compression(self) -> None:
+        """Send the next response as it is."""
+        self._context.disable_next_message_compression()
+
+    def code(self) -> StatusCode:
+        """Return the code set so far; OK if none was."""
+        return self._context.code()
+
+    def details(self) -> str:
+        """Return the text set so far."""
+        return self._context.details()
+
+    def trailing_metadata(self) -> Metadata:
+        """Return the trailing metadata set so far."""
+        return self._context.trailing_metadata()
+
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _add_callback(self, callback: Callable[[], object]) -> None:
+        self._context.add_done_callback(lambda _: callback())
+
+
+class _Requests(Iterator[Any]):
+    """The requests of a stream, for a thread."""
+
+    def __init__(self, context: ServicerContext, loop: asyncio.AbstractEventLoop) -> None:
+        self._context = context
+        self._loop = loop
+
+    def __next__(self) -> Any:
+        request = asyncio.run_coroutine_threadsafe(self._context.read(), self._loop).result()
+        if request is EOF:
+            raise StopIteration
+        return request
+
+
+def in_thread(
+    function: Callable[[Any, Any], Any], *, streams_request: bool, streams_response: bool
+) -> Callable[[Any, Any], Awaitable[Any]]:
+    """Make a behaviour for the event loop of a plain function, or of one that gives an iterator of responses."""
+
+    def work(request: Any, context: ServicerContext, loop: asyncio.AbstractEventLoop) -> Any:
+        if streams_request:
+            request = _Requests(context, loop)
+        try:
+            answer = function(request, BlockingContext(context, loop))
+        except StopIteration as error:  # no future takes one
+            raise RuntimeError("the method raised StopIteration") from error
+        if inspect.isawaitable(answer) or hasattr(answer, "__aiter__"):
+            if inspect.iscoroutine(answer):
+                answer.close()
+            raise TypeError(
+                f"{function!r} is a plain function that returned {type(answer).__name__}; make it 'async def'"
+            )
+        if not streams_response:
+            return answer
+        responses = iter(answer)
+        try:
+            for response in responses:
+                asyncio.run_coroutine_threadsafe(context.write(response), loop).result()
+        finally:
+            if hasattr(responses, "close"):
+                responses.close()
+        return None
+
+    async def behaviour(request: Any, context: Any) -> Any:
+        place: Workplace = context
+        run = contextvars.copy_context().run
+        future = place.threads.submit(run, work, request, context, place.loop)
+        place.working(future)
+        return await asyncio.wrap_future(future)
+
+    return behaviour
