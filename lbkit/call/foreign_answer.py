@@ -6,7 +6,7 @@ from typing import Protocol
 
 from lbkit.http2.hpack import Field
 from lbkit.http2.stream import Stream
-from lbkit.status import Status
+from lbkit.status import Status, StatusCode
 from lbkit.transport.client import ClientConnection
 from lbkit.wire.status import status_of_trailers
 
@@ -34,8 +34,10 @@ class ForeignAnswer:
         self._body = b""
 
     def headers(self, fields: tuple[Field, ...], end: bool) -> None:
-        """Take trailers; a gRPC status in them counts more than the HTTP status."""
-        self._status = status_of_trailers(fields) or self._status
+        """Take trailers; a gRPC status in them counts more than the HTTP status, unless it says OK to this answer."""
+        status = status_of_trailers(fields)
+        if status is not None and status.code is not StatusCode.OK:
+            self._status = status
         self._end()
 
     def data(self, data: bytes, end: bool) -> None:

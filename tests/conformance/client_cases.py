@@ -32,32 +32,26 @@ MAX_WINDOW = frames.MAX_WINDOW
 PONG = outcome({f"pong {PING!r}"}, {f"pong {PING!r}", "alive"})
 ACK = outcome({"settings ack"}, {"settings ack", "alive"})
 
-# A response that is not gRPC's is not waited for: what comes late for it is ignored (RFC 9113 5.1, "closed").
-GIVEN_UP = outcome({"any reset CANCEL"}, {"reset 1 CANCEL", "alive"})
-
 
 @dataclass(frozen=True)
 class ClientCase(Case):
     """A case for a client.
 
     Attributes:
-        plain: what RFC 9113 wants of h2spec's own dialect, where it does not please h2spec: the call has given up the
-            stream, whose response is not gRPC's, before the case gets to its point.
         code: the status that a gRPC call ends with, if the case lets it live when it gets a good answer afterwards.
     """
 
-    plain: Outcome | None = None
     code: str = "OK"
 
 
-def broken(id: str, play: Play, wanted: Outcome, plain: Outcome | None = None) -> ClientCase:
+def broken(id: str, play: Play, wanted: Outcome) -> ClientCase:
     """A case that ends the connection before the answer."""
-    return ClientCase(id, play, wanted, plain, code="UNAVAILABLE")
+    return ClientCase(id, play, wanted, code="UNAVAILABLE")
 
 
-def reset(id: str, play: Play, wanted: Outcome, plain: Outcome | None = None) -> ClientCase:
+def reset(id: str, play: Play, wanted: Outcome) -> ClientCase:
     """A case that resets the stream, for what the server did."""
-    return ClientCase(id, play, wanted, plain, code="INTERNAL")
+    return ClientCase(id, play, wanted, code="INTERNAL")
 
 
 H2SPEC: list[ClientCase] = [
@@ -218,7 +212,6 @@ H2SPEC: list[ClientCase] = [
         "client/6.9/2 WINDOW_UPDATE 0, stream",
         lambda p: [p.head(end=False), p.window(0)],
         stream_error(PROTOCOL),
-        GIVEN_UP,
     ),
     broken(
         "client/6.9/3 WINDOW_UPDATE of 3 bytes",
@@ -234,7 +227,6 @@ H2SPEC: list[ClientCase] = [
         "client/6.9.1/2 stream's window above 2^31-1",
         lambda p: [p.head(end=False), p.window(MAX_WINDOW) * 2],
         outcome({"any reset FLOW_CONTROL_ERROR"}, {"reset 1 FLOW_CONTROL_ERROR", "alive"}),
-        GIVEN_UP,
     ),
     ClientCase(
         "client/6.10/1 two CONTINUATION",

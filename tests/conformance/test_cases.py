@@ -66,4 +66,3 @@ def test_all_cases_of_h2spec_are_here() -> None:
     assert len(set(numbers)) == len(numbers)
     assert len({case.id for case in SERVER}) == len(SERVER)
     assert len({case.id for case in CLIENT}) == len(CLIENT)
-    assert len([case for case in H2SPEC if case.plain]) == 2
