@@ -126,6 +126,22 @@ async def calling(
         yield unary(connected)
 
 
+@asynccontextmanager
+async def kinds(
+    servicer: object, *, channel: dict[str, Any] | None = None, **options: Any
+) -> AsyncGenerator[Any, None]:
+    """Serve ``Kinds`` with an object that has some of its methods; give a stub for it."""
+    server = lbkit.Server(**options)
+    server.add(kinds_pb2, "Kinds", servicer)
+    port = server.bind("127.0.0.1:0")
+    await server.start()
+    try:
+        async with channel_to(port, **(channel or {})) as connected:
+            yield connected.stub(kinds_pb2, "Kinds")
+    finally:
+        await server.stop(None)
+
+
 async def all_connected(channel: lbkit.Channel, count: int) -> None:
     """Wait until so many backends are READY and the policy has taken note of the last one."""
     channel.get_state(try_to_connect=True)
