@@ -73,9 +73,9 @@ class Bench:
         rounds, seconds = (1, 0.7) if self.quick else (5, 1.0)
         results = flows.measure(flows.streams(self.quick), self.cores, rounds, seconds, _progress)
         self.verdicts += verdicts.of_streams(results)
-        print(f"\nmessages of 100 bytes streamed by the server, medians of {rounds} x {seconds:.1f} s")
-        print("  an async generator of protobuf messages to an async iterator of them, with flow control")
-        print("  lbkit: its transport; call objects for streams are not built yet")
+        print(f"\nstreamed messages of 100 bytes, medians of {rounds} x {seconds:.1f} s")
+        print("  stream: from the server; gather: from the client; chat: to the server and back")
+        print("  async generators of protobuf messages to async iterators of them, with flow control")
         self._show("streams", results, "messages/s", 1.0, "message")
 
     def bulk(self) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from tests.bench.load import DEADLINE_S, PAYLOAD_BYTES, Job, Meter, Sample, payload
@@ -14,13 +13,13 @@ from tests.bench.processes import BrokenError
 from tests.support.protos.bench_pb2 import Payload
 
 SERVICE = "lbkit.bench.Flows"
-STREAM, DOWN, UP = "Stream", "Down", "Up"  # its methods
+STREAM, GATHER, CHAT, DOWN, UP = "Stream", "Gather", "Chat", "Down", "Up"  # its methods
+STREAMS = (STREAM, GATHER, CHAT)  # from the server, from the client, both ways
 MIB = 1024 * 1024
 BLOCK = bytes(range(256)) * (MIB // 256)
 _MAX_MESSAGES = 50_000_000  # of one stream: more than any run reads
 _MAX_CALLS = 200_000
 
-OpenStream = Callable[[Payload], AbstractAsyncContextManager[AsyncIterator[Payload]]]
 Call = Callable[..., Awaitable[bytes]]
 
 
@@ -30,6 +29,20 @@ Call = Callable[..., Awaitable[bytes]]
 async def messages(request: Payload, context: Any) -> AsyncGenerator[Payload, None]:
     """Send the request back again and again, as a new message each time."""
     for _ in range(_MAX_MESSAGES):
+        yield Payload(body=request.body)
+
+
+async def gather(requests: AsyncIterator[Payload], context: Any) -> Payload:
+    """Count the messages of a stream."""
+    count = 0
+    async for request in requests:
+        count += len(request.body) == PAYLOAD_BYTES
+    return Payload(body=b"%d" % count)
+
+
+async def chat(requests: AsyncIterator[Payload], context: Any) -> AsyncGenerator[Payload, None]:
+    """Send each request of a stream back, as a new message."""
+    async for request in requests:
         yield Payload(body=request.body)
 
 
@@ -47,40 +60,97 @@ async def up(request: bytes, context: Any) -> bytes:
 
 
 class _Tally:
-    """What the readers of all streams have got so far."""
+    """What all streams have carried so far."""
 
     def __init__(self) -> None:
         self.messages = 0
         self.body_bytes = 0
+        self.stop = False
+
+    async def requests(self, counted: bool) -> AsyncGenerator[Payload, None]:
+        """Give requests until it is time to stop."""
+        request = payload()
+        for _ in range(_MAX_MESSAGES):
+            if self.stop:
+                return
+            if counted:
+                self.messages += 1
+                self.body_bytes += PAYLOAD_BYTES
+            yield Payload(body=request.body)
+
+    async def read(self, responses: AsyncIterator[Payload]) -> None:
+        """Count responses."""
+        async for message in responses:
+            self.messages += 1
+            self.body_bytes += len(message.body)
 
 
-async def measure_streams(open_stream: OpenStream, job: Job) -> Sample:
-    """Read ``job.in_flight`` endless streams at once, and count what comes in the timed part.
+async def measure_streams(channel: Any, job: Job) -> Sample:
+    """Use ``job.in_flight`` endless streams at once, and count what they carry in the timed part.
+
+    Args:
+        channel: of lbkit or grpc.aio: the calls are the same.
+        job: what to do; its kind is the method.
 
     Raises:
         BrokenError: a stream ended before its time, or messages came without their content.
     """
     tally = _Tally()
-
-    async def read() -> None:
-        async with open_stream(payload()) as stream:
-            async for message in stream:
-                tally.messages += 1
-                tally.body_bytes += len(message.body)
-
-    readers = [asyncio.ensure_future(read()) for _ in range(job.in_flight)]
+    users = [asyncio.ensure_future(_USERS[job.kind](channel, tally)) for _ in range(job.in_flight)]
     try:
-        await _go_on(readers, job.warm_up)
+        await _go_on(users, job.warm_up)
         meter, before = Meter(job.server_pids), tally.messages
-        await _go_on(readers, job.seconds)
+        await _go_on(users, job.seconds)
         sample = meter.sample(job.in_flight, tally.messages - before)
+        tally.stop = True
+        if job.kind == GATHER:  # whose servers say in the end what they got
+            counts = await asyncio.wait_for(asyncio.gather(*users), DEADLINE_S)
+            if sum(counts) != tally.messages:
+                raise BrokenError(f"{tally.messages} messages were sent, {sum(counts)} came")
     finally:
-        for reader in readers:
-            reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
+        for user in users:
+            user.cancel()
+        await asyncio.gather(*users, return_exceptions=True)
     if tally.body_bytes != tally.messages * PAYLOAD_BYTES:
         raise BrokenError(f"{tally.messages} messages had {tally.body_bytes} bytes of content")
     return sample
+
+
+def _method(make: Callable[..., Any], kind: str) -> Any:
+    return make(
+        f"/{SERVICE}/{kind}",
+        request_serializer=Payload.SerializeToString,
+        response_deserializer=Payload.FromString,
+    )
+
+
+async def _use_stream(channel: Any, tally: _Tally) -> int:
+    call = _method(channel.unary_stream, STREAM)(payload())
+    try:
+        await tally.read(call)
+    finally:
+        call.cancel()
+    return 0
+
+
+async def _use_gather(channel: Any, tally: _Tally) -> int:
+    call = _method(channel.stream_unary, GATHER)(tally.requests(counted=True))
+    try:
+        return int((await call).body)
+    finally:
+        call.cancel()
+
+
+async def _use_chat(channel: Any, tally: _Tally) -> int:
+    call = _method(channel.stream_stream, CHAT)(tally.requests(counted=False))
+    try:
+        await tally.read(call)
+    finally:
+        call.cancel()
+    return 0
+
+
+_USERS = {STREAM: _use_stream, GATHER: _use_gather, CHAT: _use_chat}
 
 
 async def measure_bulk(call: Call, job: Job) -> Sample:
@@ -112,9 +182,9 @@ async def measure_bulk(call: Call, job: Job) -> Sample:
     return meter.sample(job.in_flight)
 
 
-async def _go_on(readers: Sequence[asyncio.Future[None]], seconds: float) -> None:
-    """Let the readers read for a while."""
-    ended, _ = await asyncio.wait(readers, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    for reader in ended:
-        reader.result()
+async def _go_on(users: Sequence[asyncio.Future[int]], seconds: float) -> None:
+    """Let the streams flow for a while."""
+    ended, _ = await asyncio.wait(users, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for user in ended:
+        user.result()
         raise BrokenError("a stream ended before its time")

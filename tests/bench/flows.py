@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.bench import matrix
-from tests.bench.flow_load import DOWN, STREAM, UP
-from tests.bench.matrix import BASELINE, PEERS, Measured, measure_once
+from tests.bench.flow_load import DOWN, STREAMS, UP
+from tests.bench.matrix import BASELINE, ON_H2, PEERS, Measured, measure_once
 from tests.bench.processes import BrokenError, Cores, serving
 
 STREAMS_AT_ONCE = (1, 8)
 BULK_IN_FLIGHT = (1, 4)
 
-_NAMES = {"lbkit": "lbkit", BASELINE: "grpcio"}  # what the modules of an implementation begin with
-_MODULES = {STREAM: "streams", DOWN: "bulk", UP: "bulk"}
+# What the modules of an implementation begin with.
+_NAMES = {"lbkit": "lbkit", BASELINE: "grpcio", ON_H2: "lbkit_h2"}
+_MODULES = {DOWN: "bulk", UP: "bulk", **dict.fromkeys(STREAMS, "streams")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,18 @@ Results = dict[Flow, Measured]
 def streams(quick: bool) -> list[Flow]:
     """List the streams that are measured; ``quick`` keeps what the verdict needs."""
     numbers = STREAMS_AT_ONCE[:1] if quick else STREAMS_AT_ONCE
-    return [Flow(peer, STREAM, number) for number in numbers for peer in _peers()]
+    return [Flow(peer, kind, number) for kind in STREAMS for number in numbers for peer in _peers()]
 
 
 def bulk() -> list[Flow]:
     """List the large messages that are measured."""
-    return [Flow(peer, kind, number) for kind in (DOWN, UP) for number in BULK_IN_FLIGHT for peer in _peers()]
+    return [
+        Flow(peer, kind, number)
+        for kind in (DOWN, UP)
+        for number in BULK_IN_FLIGHT
+        for peer in _peers()
+        if peer != ON_H2
+    ]
 
 
 def baseline_of(flow: Flow) -> Flow:

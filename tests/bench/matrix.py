@@ -38,11 +38,14 @@ class Peer:
         return importlib.util.find_spec(self.package) is not None
 
 
+ON_H2 = "lbkit on h2"  # the same, but for the engine
+
 PEERS = (
     Peer("lbkit", "lbkit_peer", "lbkit"),
     Peer(BASELINE, "grpcio_aio", "grpc"),
     Peer("grpcio blocking", "grpcio_blocking", "grpc", serves=False),
     Peer("grpclib", "grpclib_peer", "grpclib", balances=False),
+    Peer(ON_H2, "lbkit_h2", "h2"),
 )
 
 _MODULES = {peer.name: peer.path for peer in PEERS}
@@ -86,6 +89,8 @@ def cells(quick: bool) -> list[Cell]:
         for server in servers
         for client in clients
         if backends == 1 or client.balances
+        if (client.name == ON_H2)
+        == (server.name == ON_H2)  # for what the engine costs, one pairing is enough
     ]
     return [cell for cell in listed if _essential(cell)] if quick else listed
 
