@@ -20,12 +20,13 @@ from lbkit.http2.hpack import Field, list_size
 from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
 from lbkit.metadata import EMPTY, Metadata, MetadataLike
 from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked
-from lbkit.resolution import CallConfig
+from lbkit.resolution import CallConfig, MethodConfig
 from lbkit.status import Status, StatusCode
 from lbkit.transport.client import ClientConnection
 from lbkit.wire.faults import WireFault
 from lbkit.wire.metadata import decode_metadata, encode_metadata
 from lbkit.wire.requests import is_grpc
+from lbkit.wire.responses import head_fault
 from lbkit.wire.status import OK, status_of_http, status_of_reset, status_of_trailers
 from lbkit.wire.timeout import encode_timeout
 
@@ -121,8 +122,15 @@ class Call:
         self._callbacks: list[Callable[[Any], object]] | None = None
         self._earlier: list[Attempt] | None = None  # attempts before the present one
         self._fields = encode_metadata(metadata) if metadata else []
-        self._config: CallConfig = channel.select(self)
         self._sent = self._began = channel.clock.time()
+        refusal = None
+        try:
+            self._config: CallConfig = channel.select(self)
+        except Exception as error:  # a stranger's call selector: its mistake ends this call, nothing else
+            _log.exception("the call selector of %s raised", channel.target)
+            self._config = CallConfig(MethodConfig())
+            text = f"the call selector raised {type(error).__name__}: {error}"
+            refusal = Status(StatusCode.INTERNAL, text)
         config = self._config.method_config
         self._wait_for_ready = config.wait_for_ready if wait_for_ready is None else wait_for_ready
         self._request_limit = config.max_request_bytes if request_limit is None else request_limit
@@ -133,13 +141,14 @@ class Call:
             timeout = None
         self._deadline = None if timeout is None else self._began + timeout
         if self._request_limit is not None and size > self._request_limit:
-            self._finish(self.too_large(size))
+            refusal = refusal or self.too_large(size)
+        if timeout is not None and timeout <= 0:
+            text = f"the timeout was {timeout} s to begin with"
+            refusal = refusal or Status(StatusCode.DEADLINE_EXCEEDED, text)
+        if refusal is not None:
+            self._finish(refusal)
             return
         if timeout is not None:
-            if timeout <= 0:
-                text = f"the timeout was {timeout} s to begin with"
-                self._finish(Status(StatusCode.DEADLINE_EXCEEDED, text))
-                return
             self._fields.insert(0, (b"grpc-timeout", encode_timeout(timeout)))
             channel.deadlines.add(self, self._began + timeout)
         self.attempt()
@@ -363,6 +372,9 @@ class Call:
                     status = status_of_http(fields[0][1], what)
                     self._stream.sink = ForeignAnswer(self, connection, self._stream, status)
                     return
+                if (fault := head_fault(fields)) is not None:
+                    self.break_off(fault)
+                    return
                 connection.known_head = fields
             if self._head_future is not None:
                 wake(self._head_future)
@@ -535,8 +547,8 @@ class Call:
     def _initial(self) -> Metadata:
         try:
             return decode_metadata(self._head) if self._head else EMPTY
-        except WireFault as fault:
-            raise RpcError(fault.code, fault.details) from None
+        except WireFault:  # the call failed for that, or the answer is not gRPC's
+            return EMPTY
 
     def _this_attempt(self) -> Attempt:
         return Attempt(str(self._subchannel.endpoint) if self._subchannel else "", self._sent - self._began)

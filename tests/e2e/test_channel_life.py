@@ -572,6 +572,30 @@ async def test_call_selector_sets_timeouts_and_hears_of_each_calls_end(
     assert len(caplog.records) == 3
 
 
+async def test_call_selector_that_raises_fails_the_call_only(caplog: pytest.LogCaptureFixture) -> None:
+    from lbkit.resolution import NOTHING, CallConfig, MethodConfig
+
+    class Selector:
+        def select(self, call: lbkit.CallInfo) -> CallConfig:
+            if call.metadata:
+                raise LookupError("no route")
+            return CallConfig(MethodConfig(), NOTHING)
+
+    class Selecting(lbkit.Resolver):
+        async def run(self, sink: lbkit.Sink) -> None:
+            sink.update(lbkit.Resolution((lbkit.Endpoint(backend.address),), selector=Selector()))
+
+    async with serving() as backend:
+        resolver = Selecting(lbkit.Target.parse("anything:///x", {"anything"}))
+        async with lbkit.Channel("anything:///x", resolver=resolver) as channel:
+            await channel.ready(PATIENCE_S)
+            error = await failure(unary(channel)(Item(), metadata=(("x-any", "1"),), timeout=1.0))
+            assert error.code() is StatusCode.INTERNAL
+            assert "LookupError: no route" in error.details()
+            assert await unary(channel)(Item(text="a"), timeout=PATIENCE_S) == Item(text="a")
+    assert "no route" in caplog.text
+
+
 async def test_resolver_may_be_given_as_an_object() -> None:
     class Fixed(lbkit.Resolver):
         async def run(self, sink: lbkit.Sink) -> None:
