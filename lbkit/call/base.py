@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lbkit.call.foreign_answer import ForeignAnswer
 from lbkit.errors import Attempt, MetadataError, RpcError
+from lbkit.foreign import rpc_error_class
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field, list_size
 from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
@@ -569,7 +570,7 @@ class Call:
         attempts = list(self._earlier or ())
         if self._subchannel is not None:
             attempts.append(self._this_attempt())
-        return RpcError(
+        return rpc_error_class()(
             self._status.code,
             self._status.details,
             initial_metadata=self._initial(),
