@@ -3,10 +3,11 @@
 from lbkit.address import Address, Endpoint
 from lbkit.backoff import BackoffPolicy
 from lbkit.balancer import Balancer, Controller, EndpointBalancer, Subchannel, balancer
-from lbkit.call import UnaryUnaryCall
+from lbkit.call import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from lbkit.callinfo import CallInfo
 from lbkit.channel import Channel
 from lbkit.connectivity import ConnectivityState
+from lbkit.eof import EOF
 from lbkit.errors import (
     AbortError,
     AddressError,
@@ -26,6 +27,7 @@ from lbkit.errors import (
     RpcError,
     TargetError,
     UnknownPluginError,
+    UsageError,
 )
 from lbkit.limits import Counters, Limits
 from lbkit.metadata import Metadata
@@ -33,10 +35,11 @@ from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked, Picker
 from lbkit.resolution import Resolution, Verdict
 from lbkit.resolver import Resolver, Sink, Target, resolver
 from lbkit.server import Server
-from lbkit.service import ServicerContext
+from lbkit.service import BlockingContext, ServicerContext
 from lbkit.status import Status, StatusCode
 
 __all__ = [
+    "EOF",
     "QUEUE",
     "AbortError",
     "Address",
@@ -44,6 +47,7 @@ __all__ = [
     "Attempt",
     "BackoffPolicy",
     "Balancer",
+    "BlockingContext",
     "BrokenPluginError",
     "CallInfo",
     "Channel",
@@ -78,11 +82,15 @@ __all__ = [
     "Sink",
     "Status",
     "StatusCode",
+    "StreamStreamCall",
+    "StreamUnaryCall",
     "Subchannel",
     "Target",
     "TargetError",
+    "UnaryStreamCall",
     "UnaryUnaryCall",
     "UnknownPluginError",
+    "UsageError",
     "Verdict",
     "balancer",
     "resolver",

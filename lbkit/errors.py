@@ -54,8 +54,9 @@ class Attempt:
 class RpcError(Error):
     """A call ended with a status other than OK.
 
-    The accessors are methods, as on ``grpc.aio.AioRpcError``. What that does not tell: ``backend`` (where the
-    last attempt went, or None if none was picked), ``attempts`` (every one) and ``elapsed_s``.
+    The accessors are methods, as on ``grpc.aio.AioRpcError``, which errors of calls are as well where grpcio is loaded
+    (see ``lbkit.foreign``). What that does not tell: ``backend`` (where the last attempt went, or None if none was
+    picked), ``attempts`` (every one) and ``elapsed_s``.
     """
 
     def __init__(

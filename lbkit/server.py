@@ -19,6 +19,7 @@ from typing import Any
 from lbkit.address import Address
 from lbkit.dispatch import Dispatcher
 from lbkit.errors import not_supported
+from lbkit.foreign import AioServer, register
 from lbkit.http2.hpack import Field
 from lbkit.http2.stream import Stream
 from lbkit.limits import Counters, Limits
@@ -27,7 +28,7 @@ from lbkit.transport.server import ServerConnection, listen, serve
 from lbkit.transport.setup import ConnectionSetup, MaxAge
 
 
-class Server:
+class Server(AioServer):
     """Serves gRPC methods on any number of addresses.
 
     Generated ``add_XServicer_to_server(servicer, server)`` functions work; ``server.add(pb2, "X", servicer)`` needs
@@ -65,6 +66,7 @@ class Server:
         engine: str | None = None,
         random: random_module.Random | None = None,
     ) -> None:
+        register("Server", Server)
         limits = limits or Limits()
         if max_concurrent_streams is not None:
             limits = replace(limits, max_concurrent_streams=max_concurrent_streams)
@@ -110,6 +112,7 @@ class Server:
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
         """Ask grpcio generic handlers about methods that are not known by name. Called by generated code."""
+        register("Server", Server)  # once more: grpcio may have been loaded for them
         for handler in generic_rpc_handlers:
             self._handlers.add_generic(handler)
 

@@ -30,6 +30,8 @@ _NOT_SENT = frozenset(
         "upgrade",
     ]
 )
+# Of the protocol's own names, those that applications send all the same: rich statuses, traces, push-back (gRFC A6).
+_SENT = frozenset(["grpc-status-details-bin", "grpc-trace-bin", "grpc-tags-bin", "grpc-retry-pushback-ms"])
 # Not shown to the application: they are the protocol's own.
 _NOT_SHOWN = frozenset(
     b"content-type content-length te host date grpc-encoding grpc-accept-encoding grpc-message grpc-status"
@@ -43,7 +45,7 @@ _keys: dict[str, tuple[bytes, bool]] = {}  # checked keys: (as bytes, whether th
 def _check_key(key: object) -> tuple[bytes, bool]:
     if not isinstance(key, str) or not key or not set(key) <= _KEY_CHARACTERS:
         raise MetadataError(f"metadata key {key!r}: use lower-case letters, digits, '_', '-' and '.'")
-    if key in _NOT_SENT or key.startswith("grpc-"):
+    if key in _NOT_SENT or (key.startswith("grpc-") and key not in _SENT):
         raise MetadataError(f"metadata key {key!r} belongs to the protocol; choose another one")
     known = key.encode(), key.endswith("-bin")
     if len(_keys) < _KEYS_MAX:

@@ -111,6 +111,11 @@ def test_protocols_own_key_is_refused(key: str) -> None:
         encode_metadata([(key, "v")])
 
 
+@pytest.mark.parametrize("key", ["grpc-status-details-bin", "grpc-trace-bin", "grpc-retry-pushback-ms"])
+def test_protocols_keys_that_applications_use_are_sent(key: str) -> None:
+    assert encode_metadata([(key, b"1" if key.endswith("-bin") else "1")])[0][0] == key.encode()
+
+
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\x00b", "caf\xe9", "\t", b"\xff", b"a\nb"])
 def test_value_that_is_not_printable_ascii_is_refused_with_the_cure(value: Any) -> None:
     with pytest.raises(MetadataError, match="name the key x-a-bin to send bytes"):
