@@ -32,8 +32,9 @@ def _is_ipv6(text: str) -> bool:
 class Address(NamedTuple):
     """One place to connect to: a host and a TCP port, or the path of a Unix socket (``port`` is None).
 
-    ``host`` is a name or an IP literal without brackets. A named tuple, because address lists are long and are
-    hashed and compared on every update.
+    ``host`` is a name or an IP literal without brackets. A path that begins with a zero byte is a name in
+    Linux's abstract namespace, as the system itself has it. A named tuple, because address lists are long and
+    are hashed and compared on every update.
     """
 
     host: str
@@ -41,17 +42,17 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read ``host:port``, ``[v6]:port`` or ``unix:path``.
+        """Read ``host:port``, ``[v6]:port``, ``unix:path`` or ``unix-abstract:name``.
 
         Raises:
             AddressError: no port, a port outside 0..65535, an empty host, or an IPv6 literal without brackets.
         """
+        if text.startswith("unix"):  # names may, too
+            if text.startswith("unix:"):
+                return cls(_unix_path(text, "path; write unix:/run/app.sock"), None)
+            if text.startswith("unix-abstract:"):
+                return cls("\0" + _unix_path(text, "name; write unix-abstract:name"), None)
         host, _, port = text.rpartition(":")
-        if host == "unix" or text.startswith("unix:"):
-            path = text.removeprefix("unix:").removeprefix("//")
-            if not path or "\0" in path:
-                raise AddressError(f"{text!r} has no path; write unix:/run/app.sock")
-            return cls(path, None)
         if not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
             raise AddressError(f"{text!r} has no valid port; write host:port with a port of 0 to 65535")
         if host.startswith("[") and host.endswith("]"):
@@ -66,8 +67,23 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         if self.port is None:
-            return f"unix:{self.host}"
+            abstract = self.host.startswith("\0")
+            path = self.host[1:] if abstract else self.host
+            slashes = "//" if path.startswith("//") else ""  # else they would be taken for those of a URI
+            return f"{'unix-abstract' if abstract else 'unix'}:{slashes}{path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _unix_path(text: str, missing: str) -> str:
+    """Return what follows the scheme, without the two slashes of a URI that has no authority."""
+    path = text.partition(":")[2]
+    if path.startswith("//"):
+        path = path[2:]
+        if path and not path.startswith("/"):
+            raise AddressError(f"{text!r} has two slashes; write one, or three")
+    if not path or "\0" in path:
+        raise AddressError(f"{text!r} has no {missing}")
+    return path
 
 
 class Endpoint(Frozen):

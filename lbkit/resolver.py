@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Container, Itera
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
-from lbkit.address import Endpoint
+from lbkit.address import Address, Endpoint
 from lbkit.clock import Clock
 from lbkit.errors import ResolverError, TargetError
 from lbkit.plugins import Registry, origin_of
@@ -76,6 +76,12 @@ class Target(NamedTuple):
             path = unquote(path)
         return cls(text, scheme, authority, path.removeprefix("/"), query)
 
+    @property
+    def file_path(self) -> str:
+        """The path as that of a file: absolute if a slash was written before it."""
+        absolute = self.text.partition(":")[2].startswith("/")
+        return "/" + self.path.lstrip("/") if absolute else self.path
+
     def parameters(self) -> dict[str, str]:
         """Return the query as names and values.
 
@@ -126,6 +132,27 @@ class Sink(ABC):
         """
 
 
+# What may stand in an authority as it is (RFC 3986 3.2): unreserved, sub-delims, and those of host and port.
+_AUTHORITY = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:[]@")
+
+
+def authority_of(name: str | Address) -> str:
+    """Return what stands in ``:authority`` for a name or an address, as the gRPC naming document has it.
+
+    ``localhost`` for Unix sockets and for nothing, ``localhost:80`` for ``:80``; what must not stand there is
+    percent-encoded.
+    """
+    if isinstance(name, Address):
+        name = "localhost" if name.port is None else str(name)
+    if not name or name.startswith(":"):
+        name = f"localhost{name}"
+    if set(name) <= _AUTHORITY:
+        return name
+    from urllib.parse import quote  # 3 ms to import, and few names need it
+
+    return quote(name, safe="!$&'()*+,;=:[]@")
+
+
 class Resolver(ABC):
     """One running resolution of one target, owned by one channel. The base of resolver plug-ins.
 
@@ -139,6 +166,11 @@ class Resolver(ABC):
 
     def __init__(self, target: Target) -> None:
         self.target = target
+
+    @property
+    def authority(self) -> str:
+        """What stands in ``:authority`` unless the channel is told otherwise: the name that is resolved."""
+        return authority_of(self.target.path)
 
     @abstractmethod
     async def run(self, sink: Sink) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -27,9 +29,20 @@ class SocketConnector:
     """TCP and Unix sockets on the running event loop."""
 
     async def connect(self, address: Address, protocol: Callable[[], asyncio.BufferedProtocol]) -> None:
-        """Connect to a host and port, or to a path. asyncio sets TCP_NODELAY."""
+        """Connect to a host and port, to a path, or to an abstract name. asyncio sets TCP_NODELAY."""
         loop = asyncio.get_running_loop()
         if address.port is None:
+            check_abstract(address)
             await loop.create_unix_connection(protocol, address.host)
         else:
             await loop.create_connection(protocol, address.host, address.port)
+
+
+def check_abstract(address: Address) -> None:
+    """Refuse an abstract name where there are none; everything else passes.
+
+    Raises:
+        OSError: this system has none.
+    """
+    if address.port is None and address.host.startswith("\0") and sys.platform != "linux":
+        raise OSError(errno.EAFNOSUPPORT, f"{address}: only Linux has abstract sockets; use unix:/path")

@@ -31,10 +31,10 @@ class MessageReader:
     """
 
     __slots__ = (
-        "_fault",
         "_announced",
         "_connection",
         "_deframer",
+        "_fault",
         "_read_bytes",
         "_stream",
         "_waiters",

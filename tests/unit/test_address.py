@@ -5,32 +5,34 @@ import pickle
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lbkit.address import Address, Endpoint
 from lbkit.errors import AddressError
 
-NAMES = st.text(string.ascii_letters + string.digits + "-._", min_size=1).filter(lambda name: name != "unix")
+NAMES = st.text(string.ascii_letters + string.digits + "-._", min_size=1).filter(
+    lambda name: name not in {"unix", "unix-abstract"}
+)
 PORTS = st.integers(0, 65535)
 
 
+@settings(deadline=None)
 @given(NAMES | st.ip_addresses().map(str), PORTS)
 def test_text_of_an_address_parses_to_itself(host: str, port: int) -> None:
     address = Address(host, port)
     assert Address.parse(str(address)) == address
 
 
-@given(
-    st.text(st.characters(exclude_categories=["C"]), min_size=1).filter(
-        lambda path: not path.startswith("//")
-    )
-)
-def test_text_of_a_unix_address_parses_to_itself(path: str) -> None:
-    address = Address(path, None)
-    assert Address.parse(str(address)) == address
+@settings(deadline=None)
+@given(st.sampled_from(["", "/", "//", "///"]), st.text(st.characters(exclude_categories=["C"]), min_size=1))
+@example("/", "/")
+def test_text_of_a_unix_address_parses_to_itself(slashes: str, path: str) -> None:
+    for address in (Address(slashes + path, None), Address("\0" + slashes + path, None)):
+        assert Address.parse(str(address)) == address
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_parse_raises_address_error_only(text: str) -> None:
     try:
@@ -50,6 +52,11 @@ def test_parse_raises_address_error_only(text: str) -> None:
         ("unix:/run/a.sock", Address("/run/a.sock", None)),
         ("unix:///run/a.sock", Address("/run/a.sock", None)),
         ("unix:a.sock", Address("a.sock", None)),
+        ("unix-abstract:name", Address("\0name", None)),
+        ("unix-abstract:///name", Address("\0/name", None)),
+        ("unix-abstract:80", Address("\x0080", None)),
+        ("unix.example:80", Address("unix.example", 80)),
+        ("unix-abstract.example:80", Address("unix-abstract.example", 80)),
     ],
 )
 def test_forms_of_an_address(text: str, address: Address) -> None:
@@ -79,6 +86,10 @@ def test_forms_of_an_address(text: str, address: Address) -> None:
         ("a\n:1", "no valid host"),
         ("unix:", "has no path"),
         ("unix://", "has no path"),
+        ("unix://run/a.sock", "has two slashes"),
+        ("unix-abstract:", "has no name; write unix-abstract:name"),
+        ("unix-abstract:a\0b", "has no name"),
+        ("unix-abstract", "no valid port"),
     ],
 )
 def test_bad_address_says_the_cure(text: str, cure: str) -> None:

@@ -3,11 +3,12 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lbkit.address import Address
 from lbkit.errors import TargetError, UnknownPluginError
-from lbkit.resolver import Resolver, Sink, Target, make_resolver, registry
+from lbkit.resolver import FunctionResolver, Resolver, Sink, Target, authority_of, make_resolver, registry
 from lbkit_resolvers.static import StaticResolver
 
 SCHEMES = {"dns", "static", "etcd", "unix", "my_scheme"}
@@ -42,6 +43,60 @@ def test_text_without_a_scheme_means_dns(text: str) -> None:
     assert parse(text) == ("dns", "", text, "")
 
 
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("unix:run/a.sock", "run/a.sock"),
+        ("unix:/run/a.sock", "/run/a.sock"),
+        ("unix:///run/a.sock", "/run/a.sock"),
+        ("unix:////run/a.sock", "/run/a.sock"),
+        ("unix:///run/a%20b?x=/", "/run/a b"),
+    ],
+)
+def test_file_path_is_absolute_if_a_slash_was_written(text: str, path: str) -> None:
+    assert Target.parse(text, SCHEMES).file_path == path
+
+
+@pytest.mark.parametrize(
+    ("name", "authority"),
+    [
+        ("greeter", "greeter"),
+        ("a/b", "a%2Fb"),
+        ("host:80", "host:80"),
+        (":80", "localhost:80"),
+        ("", "localhost"),
+        ("é%", "%C3%A9%25"),
+        (Address("a", 1), "a:1"),
+        (Address("::1", 1), "[::1]:1"),
+        (Address("/run/a.sock", None), "localhost"),
+        (Address("\0name", None), "localhost"),
+    ],
+)
+def test_authority_of_names_and_addresses(name: str | Address, authority: str) -> None:
+    assert authority_of(name) == authority
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_authority_is_always_printable_ascii(name: str) -> None:
+    found = authority_of(name)
+    assert found.isascii()
+    assert found.isprintable()
+    assert not set(found) & set(' /?#"\\<>^`{|}')
+
+
+def test_authority_of_a_resolver_is_its_name() -> None:
+    assert make_resolver("static:///a:1").authority == "a:1"
+    assert (
+        FunctionResolver(resolve, Target.parse("etcd://10.0.0.1/greeter", SCHEMES), None).authority
+        == "greeter"
+    )
+
+
+async def resolve(target: Target) -> list[str]:
+    return []
+
+
 def test_unknown_scheme_with_two_slashes_is_a_scheme() -> None:
     assert parse("statik:///a:1")[0] == "statik"
 
@@ -64,6 +119,7 @@ def test_blanks_and_control_characters_are_refused(text: str) -> None:
         parse(text)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_parse_raises_target_error_only(text: str) -> None:
     try:

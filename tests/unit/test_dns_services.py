@@ -1,0 +1,131 @@
+"""How SRV records become endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from lbkit.address import Endpoint
+from lbkit.errors import ResolverError
+from lbkit_resolvers.dns.answers import Found, NoSuchNameError
+from lbkit_resolvers.dns.services import Service
+
+NAME = "_grpc._tcp.backend.example"
+
+
+class Names:
+    """What name servers say; names that are not here do not exist."""
+
+    def __init__(self, *services: str, **hosts: str | Exception) -> None:
+        self.services = services
+        self.hosts: dict[str, str | Exception] = dict(hosts)
+        self.ttl_s = 300.0
+        self.asked: list[str] = []
+
+    async def ask(self, name: str, kind: str) -> Found:
+        self.asked.append(name)
+        await asyncio.sleep(0)
+        if kind == "SRV":
+            assert name == NAME
+            return Found(self.services, 120.0)
+        said = self.hosts.get(name, NoSuchNameError(f"no {name}"))
+        if isinstance(said, Exception):
+            raise said
+        return Found(tuple(said.split()) if kind == "A" else (), self.ttl_s)
+
+
+def service() -> Service:
+    return Service(NAME, (4, 6), 2.0)
+
+
+async def endpoints(names: Names, asking: Service | None = None) -> list[tuple[str, float]]:
+    found, _ = await (asking or service()).look_up(names.ask)
+    return [(str(each), each.weight) for each in found]
+
+
+async def test_hosts_ports_and_weights_come_from_the_records() -> None:
+    names = Names("10 30 50051 a.", "10 70 50052 b.", a="10.0.0.1", b="10.0.0.2")
+    assert await endpoints(names) == [("10.0.0.1:50051", 30), ("10.0.0.2:50052", 70)]
+
+
+async def test_order_of_the_records_does_not_matter() -> None:
+    names = Names("10 70 2 b.", "10 30 1 a.", a="10.0.0.1", b="10.0.0.2")
+    other = Names("10 30 1 a.", "10 70 2 b.", a="10.0.0.1", b="10.0.0.2")
+    assert await endpoints(names) == await endpoints(other)
+
+
+async def test_addresses_of_a_host_divide_its_weight() -> None:
+    names = Names("10 30 1 a.", "10 0 1 b.", a="10.0.0.1 10.0.0.2 10.0.0.3", b="10.0.0.4")
+    found, _ = await service().look_up(names.ask)
+    assert found == (
+        Endpoint("10.0.0.4:1"),
+        *(Endpoint(f"10.0.0.{number}:1", weight=10) for number in (1, 2, 3)),
+    )
+
+
+async def test_best_priority_that_has_addresses_counts() -> None:
+    names = Names("10 1 1 a.", "20 1 2 b.", "30 1 3 c.", b="10.0.0.2", c="10.0.0.3")
+    assert await endpoints(names) == [("10.0.0.2:2", 1)]
+    assert "c" not in names.asked
+
+
+async def test_host_of_a_dot_means_not_offered() -> None:
+    assert await endpoints(Names("0 0 0 .")) == []
+
+
+async def test_shortest_ttl_counts() -> None:
+    names = Names("10 1 1 a.", a="10.0.0.1")
+    assert (await service().look_up(names.ask))[1] == 120
+    names.ttl_s = 7
+    assert (await service().look_up(names.ask))[1] == 7
+
+
+async def test_number_of_hosts_is_limited() -> None:
+    names = Names(
+        *(f"1 1 {port} h{port}." for port in range(1, 101)), **{f"h{n}": "10.0.0.1" for n in range(101)}
+    )
+    assert len(await endpoints(names)) == 64
+
+
+async def test_host_that_fails_keeps_its_addresses() -> None:
+    names = Names("10 1 1 a.", "10 1 2 b.", a="10.0.0.1", b="10.0.0.2")
+    asking = service()
+    before = await endpoints(names, asking)
+    names.hosts["b"] = ResolverError("SERVFAIL")
+    assert await endpoints(names, asking) == before
+    del names.hosts["b"]
+    assert await endpoints(names, asking) == before
+    names.services = ("10 1 1 a.",)
+    assert await endpoints(names, asking) == [("10.0.0.1:1", 1)]
+    names.services = ("10 1 1 a.", "10 1 2 b.")  # it was gone: what was known of it is forgotten
+    assert await endpoints(names, asking) == [("10.0.0.1:1", 1)]
+
+
+async def test_host_that_never_answered_is_left_out() -> None:
+    names = Names("10 1 1 a.", "10 1 2 b.", a="10.0.0.1", b=ResolverError("SERVFAIL"))
+    assert await endpoints(names) == [("10.0.0.1:1", 1)]
+
+
+async def test_failing_host_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    names = Names("10 1 1 a.", "10 1 2 b.", a="10.0.0.1", b=ResolverError("SERVFAIL"))
+    asking = service()
+    with caplog.at_level(logging.WARNING, logger="lbkit.resolver"):
+        await endpoints(names, asking)
+        await endpoints(names, asking)
+        names.hosts["b"] = "10.0.0.2"
+        await endpoints(names, asking)
+        names.hosts["b"] = ResolverError("SERVFAIL")
+        await endpoints(names, asking)
+    assert [record.message for record in caplog.records] == [f"one host of {NAME}: SERVFAIL"] * 2
+
+
+async def test_failure_of_all_hosts_is_a_failure() -> None:
+    names = Names("10 1 1 a.", "20 1 2 b.", a=ResolverError("SERVFAIL"))
+    with pytest.raises(ResolverError, match="SERVFAIL"):
+        await endpoints(names)
+
+
+async def test_hosts_without_addresses_are_an_empty_answer() -> None:
+    assert await endpoints(Names("10 1 1 a.", a="")) == []
