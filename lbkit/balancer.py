@@ -15,13 +15,14 @@ from __future__ import annotations
 import inspect
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 
 from lbkit.address import Endpoint
 from lbkit.callinfo import CallInfo
 from lbkit.clock import Clock
 from lbkit.connectivity import ConnectivityState, StateCounts
+from lbkit.options import ANYTHING, Option, check_options, read_option
 from lbkit.picking import FailPicker, Pick, Picked, Picker, QueuePicker
 from lbkit.plugins import Registry, origin_of
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
@@ -109,11 +110,27 @@ class Balancer(ABC):
     Args:
         controller: the channel.
         config: the policy's own configuration (from the service config, or ``balancer_config=``).
+
+    Attributes:
+        name: what error texts call the policy.
+        options: the keys that ``config`` may have, in camelCase as in service configs; a channel refuses any other,
+            and values that cannot be read. ``ANYTHING``, the default, leaves the checking to the policy.
     """
+
+    name: str = ""
+    options: ClassVar[Mapping[str, Option]] = ANYTHING
 
     def __init__(self, controller: Controller, config: Mapping[str, Any]) -> None:
         self.controller = controller
         self.config = config
+
+    def option(self, key: str) -> Any:
+        """Return the configured value of one of ``options``, or its default.
+
+        Raises:
+            ValueError: the configured value is not what the option takes.
+        """
+        return read_option(self.name or type(self).__name__, self.options, key, self.config)
 
     @abstractmethod
     def update(self, resolution: Resolution) -> Verdict:
@@ -147,16 +164,18 @@ class EndpointBalancer(Balancer):
 
     It keeps the subchannel of an endpoint that stays through an update, connects idle ones at once, asks for
     re-resolution when one is lost or fails, and reports TRANSIENT_FAILURE of a backend until that is READY
-    again, though it is reconnecting meanwhile.
+    again, though it is reconnecting meanwhile. An update that equals the one before does nothing at all. Of an
+    endpoint that is listed twice the first counts.
     """
-
-    name = ""  # what error texts call the policy; the registered name of a function policy
 
     def __init__(self, controller: Controller, config: Mapping[str, Any]) -> None:
         super().__init__(controller, config)
         self.subchannels: dict[Hashable, Subchannel] = {}  # by endpoint identity
         self._states: dict[Subchannel, ConnectivityState] = {}  # sticky; of those that have left IDLE
         self._counts = StateCounts()
+        self._endpoints: tuple[Endpoint, ...] | None = None  # the last update
+        # The identities in its order, if the new ones must be put in between.
+        self._order: Iterable[Hashable] = ()
         self._unmade: list[Endpoint] = []  # endpoints that have no subchannel yet
         self._resolver_error: Exception | None = None
         self._changed = False
@@ -164,26 +183,38 @@ class EndpointBalancer(Balancer):
 
     @abstractmethod
     def make_picker(self, ready: Sequence[Subchannel]) -> Picker:
-        """Make the picker over the READY subchannels; there is at least one."""
+        """Make the picker over the READY subchannels, in the order of the update; there is at least one.
+
+        Called when one has become READY or stopped being it, and after an update that differs from the one before.
+        """
 
     def update(self, resolution: Resolution) -> Verdict:
         """Keep what stays, shut down what is gone, and have ``settle`` connect to what is new."""
-        listed = {endpoint.identity: endpoint for endpoint in resolution.endpoints}
-        for identity in [identity for identity in self.subchannels if identity not in listed]:
-            gone = self.subchannels.pop(identity)
-            self._counts.remove(self._states.pop(gone, IDLE))
-            gone.shutdown()
-        for identity, subchannel in self.subchannels.items():
-            endpoint = listed.pop(identity)
-            if subchannel.endpoint is not endpoint:
-                subchannel.revise(endpoint)
-        self._unmade = list(listed.values())
-        self._unmade.reverse()  # taken from the end, in the order of the answer
-        self._resolver_error = None
-        self._changed = True
+        if resolution.endpoints != self._endpoints or self._resolver_error is not None:
+            self._endpoints = resolution.endpoints
+            self._resolver_error = None
+            self._changed = True
+            self._take(resolution.endpoints)
         if not resolution.endpoints:
             return Verdict(accepted=False, reason="the answer has no endpoints")
         return ACCEPTED
+
+    def _take(self, endpoints: Sequence[Endpoint]) -> None:
+        listed = {endpoint.identity: endpoint for endpoint in endpoints}
+        if len(listed) < len(endpoints):
+            listed.update((endpoint.identity, endpoint) for endpoint in reversed(endpoints))
+        before = self.subchannels
+        self.subchannels = {identity: before.pop(identity) for identity in listed if identity in before}
+        for gone in before.values():
+            self._counts.remove(self._states.pop(gone, IDLE))
+            gone.shutdown()
+        for identity, subchannel in self.subchannels.items():
+            endpoint = listed[identity]
+            if subchannel.endpoint != endpoint:
+                subchannel.revise(endpoint)
+        self._unmade = [endpoint for identity, endpoint in listed.items() if identity not in self.subchannels]
+        self._unmade.reverse()  # taken from the end, in the order of the answer
+        self._order = tuple(listed) if self._unmade and self.subchannels else ()
 
     def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
         """Follow one subchannel, with sticky failure."""
@@ -201,7 +232,8 @@ class EndpointBalancer(Balancer):
         self._states[subchannel] = state
         self._counts.remove(before)
         self._counts.add(state)
-        self._changed = True
+        if state is READY or before is READY or self._published is not READY:
+            self._changed = True  # else the picker would be the same
 
     def resolver_failed(self, error: Exception) -> None:
         """Fail calls with the resolver's error until there is an answer."""
@@ -217,6 +249,9 @@ class EndpointBalancer(Balancer):
             subchannel.connect()
         if self._unmade:
             self.controller.settle_again()
+        elif self._order:
+            self.subchannels = {identity: self.subchannels[identity] for identity in self._order}
+            self._order = ()
         if self._changed:
             self._changed = bool(self._unmade)
             self._publish()
@@ -255,6 +290,8 @@ class EndpointBalancer(Balancer):
         self.subchannels = {}
         self._states = {}
         self._counts = StateCounts()
+        self._endpoints = None
+        self._order = ()
         self._unmade = []
 
 
@@ -277,7 +314,9 @@ PickFunction: TypeAlias = Callable[[Sequence[Subchannel], CallInfo], "Subchannel
 
 
 class FunctionBalancer(EndpointBalancer):
-    """Runs a plain ``pick(ready, call)`` function as a policy."""
+    """Runs a plain ``pick(ready, call)`` function as a policy. The function never sees a configuration."""
+
+    options: ClassVar[Mapping[str, Option]] = {}
 
     def __init__(
         self, controller: Controller, config: Mapping[str, Any], function: PickFunction, name: str
@@ -314,8 +353,30 @@ def _factory(plugin: object, name: str = "") -> BalancerFactory:
     if not callable(plugin) or inspect.iscoroutinefunction(plugin):
         raise TypeError(f"{plugin!r} must be a Balancer subclass or a plain function pick(ready, call)")
     label = name or getattr(plugin, "__name__", type(plugin).__name__)
-    function = cast(PickFunction, plugin)
-    return lambda controller, config: FunctionBalancer(controller, config, function, label)
+    return _FunctionFactory(cast(PickFunction, plugin), label)
+
+
+class _FunctionFactory:
+    options = FunctionBalancer.options
+
+    def __init__(self, function: PickFunction, name: str) -> None:
+        self.name = name
+        self._function = function
+
+    def __call__(self, controller: Controller, config: Mapping[str, Any]) -> Balancer:
+        return FunctionBalancer(controller, config, self._function, self.name)
+
+
+def check_config(factory: BalancerFactory, config: Mapping[str, Any]) -> None:
+    """See that a policy can be configured so; a policy that declares no ``options`` sees to that itself.
+
+    Raises:
+        ValueError: a key that the policy does not have, with the nearest one that it has; or a wrong value.
+    """
+    options: Mapping[str, Option] = getattr(factory, "options", ANYTHING)
+    if options is not ANYTHING:
+        name = getattr(factory, "name", "") or getattr(factory, "__name__", "this policy")
+        check_options(name, options, config)
 
 
 registry: Registry[BalancerFactory] = Registry("balancer", "lbkit.balancers", _factory)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from lbkit.address import Endpoint
-from lbkit.balancer import BalancerFactory, Controller
+from lbkit.balancer import BalancerFactory, Controller, check_config
 from lbkit.clock import Clock, TimerHandle
 from lbkit.connectivity import ConnectivityState
 from lbkit.picking import Picker
@@ -45,6 +45,9 @@ class PolicyHost(Controller):
         schedule: ``loop.call_soon``.
         publish: what to do with a new state and picker.
         reresolve: what to do when the policy asks for fresh addresses.
+
+    Raises:
+        ValueError: the policy cannot be configured so.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class PolicyHost(Controller):
         self._rest_until = 0.0
         self._timer: TimerHandle | None = None
         self._closed = False
+        check_config(factory, config)
         self.policy = factory(self, config)
 
     # news for the policy

@@ -14,7 +14,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from lbkit.backoff import BackoffPolicy
-from lbkit.balancer import Subchannel
+from lbkit.balancer import Subchannel, check_config
 from lbkit.balancer import registry as balancers
 from lbkit.balancing import PolicyHost
 from lbkit.call import (
@@ -28,7 +28,8 @@ from lbkit.callinfo import CallInfo
 from lbkit.clock import Clock
 from lbkit.connectivity import ConnectivityState
 from lbkit.deadline import Deadlines
-from lbkit.errors import ChannelClosedError, ForeignLoopError, ForkedError, RpcError
+from lbkit.errors import ChannelClosedError, ForeignLoopError, ForkedError
+from lbkit.foreign import AioChannel, register, rpc_error_class
 from lbkit.limits import Counters, Limits
 from lbkit.metadata import EMPTY
 from lbkit.picking import Picker, QueuePicker
@@ -39,6 +40,7 @@ from lbkit.status import Status, StatusCode
 from lbkit.stub import Stub, make_stub
 from lbkit.subchannel import ConnectOptions, Dialler
 from lbkit.transport.connector import Connector, SocketConnector
+from lbkit.transport.keepalive import KeepalivePolicy
 from lbkit.transport.setup import ConnectionSetup
 from lbkit.wire.requests import request_prefix
 
@@ -49,7 +51,7 @@ DEFAULT_BALANCER = "round_robin"
 _USER_AGENT = "lbkit-python/0.1.0"
 
 
-class Channel:
+class Channel(AioChannel):
     """A virtual connection to a service: names are resolved, backends connected and chosen, behind each call.
 
     ``Channel()`` does no I/O; the first call does. It then belongs to the event loop it was used on. Close it, or
@@ -66,6 +68,12 @@ class Channel:
         max_response_bytes: larger responses end with RESOURCE_EXHAUSTED; by default ``limits.max_message``.
         connect_timeout: seconds for one connection attempt, HTTP/2 handshake included.
         backoff: how long to wait after failed connection attempts.
+        keepalive: seconds without a byte from a server, while calls wait for one, after which it is sent a PING
+            (gRFC A8); None for never. There is no floor, as it is the server that has to bear it: most take one PING
+            in five minutes, unless they are configured otherwise, and close the connection of who sends more. One
+            that says ``too_many_pings`` doubles the time for later connections.
+        keepalive_timeout: seconds to answer it; then the connection is given up, and its calls end with UNAVAILABLE.
+        keepalive_without_calls: watch over connections without calls, too.
         connector: opens byte streams; TCP and Unix sockets by default.
         limits: what servers may do to us.
         engine: ``"native"`` or ``"h2"``, whose HTTP/2 it is; by default what ``LBKIT_HTTP2_ENGINE`` says.
@@ -74,7 +82,8 @@ class Channel:
     Raises:
         TargetError, AddressError: the target cannot be understood.
         UnknownPluginError: no resolver has the target's scheme, or no policy that name; says the nearest.
-        ValueError, ImportError: there is no such engine, or its package is not installed.
+        ValueError: the policy has no such option, a time makes no sense, or there is no such engine.
+        ImportError: the engine's package is not installed.
     """
 
     # Set when the channel is bound to its event loop, at its first use.
@@ -98,11 +107,15 @@ class Channel:
         max_response_bytes: int | None = None,
         connect_timeout: float = 20.0,
         backoff: BackoffPolicy | None = None,
+        keepalive: float | None = None,
+        keepalive_timeout: float = 20.0,
+        keepalive_without_calls: bool = False,
         connector: Connector | None = None,
         limits: Limits | None = None,
         engine: str | None = None,
         random: random_module.Random | None = None,
     ) -> None:
+        register("Channel", Channel)
         self.target = target
         self.balancer = balancer
         self.closing = False
@@ -112,9 +125,13 @@ class Channel:
         self._resolver = resolver or make_resolver(target)
         self._make_policy = balancers.get(balancer)
         self._balancer_config = dict(balancer_config or {})
-        self._authority = authority or self._resolver.target.path.partition(",")[0] or "localhost"
+        check_config(self._make_policy, self._balancer_config)
+        self._authority = authority or self._resolver.authority
         self._user_agent = f"{user_agent} {_USER_AGENT}".lstrip()
-        self._setup = ConnectionSetup(limits, engine)
+        policy = None
+        if keepalive is not None:
+            policy = KeepalivePolicy(keepalive, keepalive_timeout, without_calls=keepalive_without_calls)
+        self._setup = ConnectionSetup(limits, engine, keepalive=policy)
         self._connect_options = ConnectOptions(
             setup=self._setup,
             connector=connector or SocketConnector(),
@@ -144,7 +161,7 @@ class Channel:
 
     # Calls
 
-    @overload
+    @overload  # type: ignore[override]  # with call objects of our own, here and below
     def unary_unary(
         self, method: str, request_serializer: None = None, response_deserializer: None = None
     ) -> UnaryUnaryMultiCallable[bytes, bytes]: ...
@@ -172,7 +189,7 @@ class Channel:
         """
         return UnaryUnaryMultiCallable(self, method, request_serializer, response_deserializer)
 
-    def unary_stream(
+    def unary_stream(  # type: ignore[override]
         self,
         method: str,
         request_serializer: Callable[[Any], bytes] | None = None,
@@ -182,7 +199,7 @@ class Channel:
         """Return what makes calls of a server-streaming method; arguments as for ``unary_unary``."""
         return UnaryStreamMultiCallable(self, method, request_serializer, response_deserializer)
 
-    def stream_unary(
+    def stream_unary(  # type: ignore[override]
         self,
         method: str,
         request_serializer: Callable[[Any], bytes] | None = None,
@@ -192,7 +209,7 @@ class Channel:
         """Return what makes calls of a client-streaming method; arguments as for ``unary_unary``."""
         return StreamUnaryMultiCallable(self, method, request_serializer, response_deserializer)
 
-    def stream_stream(
+    def stream_stream(  # type: ignore[override]
         self,
         method: str,
         request_serializer: Callable[[Any], bytes] | None = None,
@@ -258,7 +275,9 @@ class Channel:
         self.deadlines.close()
         self._set_state(ConnectivityState.SHUTDOWN)
 
-    def get_state(self, try_to_connect: bool = False) -> ConnectivityState:
+    def get_state(  # type: ignore[override]  # an enum of our own, equal to theirs
+        self, try_to_connect: bool = False
+    ) -> ConnectivityState:
         """Return the channel's state; with ``try_to_connect`` an idle channel starts connecting.
 
         Raises:
@@ -301,7 +320,7 @@ class Channel:
             async with asyncio.timeout(timeout):
                 await self.channel_ready()
         except TimeoutError:
-            raise RpcError(StatusCode.UNAVAILABLE, self._explain(timeout)) from None
+            raise rpc_error_class()(StatusCode.UNAVAILABLE, self._explain(timeout)) from None
 
     def __repr__(self) -> str:
         return f"<lbkit.Channel {self.target} {self.balancer} {self._state.name}>"

@@ -6,15 +6,16 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from lbkit.address import Address, Endpoint
+from lbkit.address import Endpoint
 from lbkit.backoff import Backoff, BackoffPolicy
 from lbkit.balancer import Subchannel as SubchannelContract
 from lbkit.clock import Clock, TimerHandle
 from lbkit.connectivity import ConnectivityState
 from lbkit.errors import ConnectError
 from lbkit.picking import Picked
-from lbkit.transport.client import ClientConnection, open_connection
+from lbkit.transport.client import ClientConnection
 from lbkit.transport.connector import Connector, SocketConnector
+from lbkit.transport.eyeballs import open_first
 from lbkit.transport.setup import ConnectionSetup
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class ConnectOptions(NamedTuple):
 
     setup: ConnectionSetup
     connector: Connector = SocketConnector()
-    timeout_s: float = 20.0  # one attempt: TCP and the HTTP/2 handshake; longer if the back-off is longer
+    # For one attempt at all addresses, HTTP/2 handshake included; longer if the back-off is.
+    timeout_s: float = 20.0
     backoff: BackoffPolicy = BackoffPolicy()
 
 
@@ -205,7 +207,7 @@ class Subchannel(SubchannelContract):
         return f"{self._last_error}{times}{after}"
 
     async def dial(self) -> None:
-        """Make one attempt at each address in turn, until one connects. Run by the dialler."""
+        """Make one attempt: at all addresses, a moment apart, until one connects. Run by the dialler."""
         self._connect_wanted = False
         if self.state is SHUTDOWN:  # between the dialler's turn and this one
             return
@@ -214,24 +216,20 @@ class Subchannel(SubchannelContract):
         began = self._dialler.clock.time()
         timeout = max(options.timeout_s, self._backoff.base_s if self._backoff else 0.0)
         self._move(DIAL)
-        errors: list[str] = []
         try:
-            for address in self.endpoint.addresses:
-                try:
-                    connection = await open_connection(
-                        address, self, connector=options.connector, setup=options.setup, timeout_s=timeout
-                    )
-                except ConnectError as error:
-                    errors.append(self._name_address(address) + str(error))
-                else:
-                    self._connected(connection)
-                    return
-            self._failed("; ".join(errors), began)
+            connection = await open_first(
+                self.endpoint.addresses,
+                self,
+                connector=options.connector,
+                setup=options.setup,
+                timeout_s=timeout,
+            )
+        except ConnectError as error:
+            self._failed(str(error), began)
+        else:
+            self._connected(connection)
         finally:
             self._dial_task = None
-
-    def _name_address(self, address: Address) -> str:
-        return f"{address}: " if len(self.endpoint.addresses) > 1 else ""
 
     def _connected(self, connection: ClientConnection) -> None:
         self._dialler.opened(connection)

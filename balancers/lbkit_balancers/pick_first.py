@@ -1,15 +1,20 @@
-"""pick_first: one connection, to the first endpoint of the list that can be reached."""
+"""pick_first: one connection, to the first address of the list that can be reached (gRFC A61, A62, A113)."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any
+import random
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
-from lbkit.address import Endpoint
+from lbkit.address import Address, Endpoint
 from lbkit.balancer import Balancer, Controller, Subchannel, explain_failures
 from lbkit.callinfo import CallInfo
+from lbkit.clock import TimerHandle
 from lbkit.connectivity import ConnectivityState
+from lbkit.families import ATTEMPT_DELAY_S, interleaved
+from lbkit.options import Option, flag, seconds
 from lbkit.picking import QUEUE, FailPicker, Picked, Picker, Queue, QueuePicker
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
 
@@ -18,69 +23,99 @@ CONNECTING = ConnectivityState.CONNECTING
 READY = ConnectivityState.READY
 TRANSIENT_FAILURE = ConnectivityState.TRANSIENT_FAILURE
 
+_LEAST_DELAY_S, _MOST_DELAY_S = 0.1, 2.0  # the bounds of connectionAttemptDelay, as in gRFC A61
+
 
 class Phase(enum.Enum):
     """What the policy is doing."""
 
     EMPTY = "there is nothing to connect to"
     IDLE = "not connected; the next call or wake() starts a pass"
-    TRYING = "a pass: one endpoint after the other, in order"
-    RETRYING = "a whole pass failed; every endpoint reconnects after its own back-off"
+    TRYING = "a pass: one address after the other, in order"
+    RETRYING = "a whole pass failed; every address is tried again after its own back-off"
     READY = "connected, to the one selected"
 
 
 class PickFirst(Balancer):
-    """Uses one endpoint: the first in the order given that can be reached.
+    """Uses one address: the first that can be reached, with a subchannel for each that it tries.
 
-    It keeps that connection through updates for as long as the endpoint is listed. When it is lost, the policy
-    is IDLE until a call or ``wake`` asks for a connection, which starts at the top of the list again. Once a
-    whole pass has failed it reports TRANSIENT_FAILURE until something is READY.
+    The addresses of all endpoints make one list, each address once, IPv6 and IPv4 in turn, beginning with the
+    family of the first. A pass starts an attempt at the next address when the one before has failed, or has taken
+    a quarter of a second; the first that is READY wins, and the others are dropped. Once all attempts of a pass
+    have failed, the policy reports TRANSIENT_FAILURE until something is READY, and tries each address again after
+    its own back-off. It asks for re-resolution then, and again after as many failures as there are addresses.
 
-    Config: ``{"shuffleAddressList": true}`` puts each new list in random order, so that many clients of one list
-    do not all use the same backend.
+    It keeps its connection through updates for as long as the address is listed. When that is lost, the policy
+    is IDLE until a call or ``wake`` asks for a connection, which starts at the top of the list again.
+
+    Config:
+        shuffleAddressList: true puts the endpoints of each new list in random order, so that many clients of one
+            list do not all use the same backend. Those of greater weight tend to come first, so that the clients
+            spread by weight.
+        connectionAttemptDelay: how long an attempt may take before the next one starts, as ``"0.25s"`` or a number
+            of seconds; 0.1 to 2.
     """
+
+    name = "pick_first"
+    options: ClassVar[Mapping[str, Option]] = {
+        "shuffleAddressList": Option(default=False, read=flag),
+        "connectionAttemptDelay": Option(ATTEMPT_DELAY_S, seconds),
+    }
 
     def __init__(self, controller: Controller, config: Mapping[str, Any]) -> None:
         super().__init__(controller, config)
+        self._shuffle: bool = self.option("shuffleAddressList")
+        self._delay_s = min(max(self.option("connectionAttemptDelay"), _LEAST_DELAY_S), _MOST_DELAY_S)
         self._phase = Phase.EMPTY
         self._failing = False  # report TRANSIENT_FAILURE, whatever is tried meanwhile
         self._selected: Subchannel | None = None
-        self._order: list[Endpoint] = []
-        self._subchannels: dict[Hashable, Subchannel] = {}  # by endpoint identity; made when their turn comes
-        self._untried: Iterator[Endpoint] = iter(())  # what is left of the pass
-        self._current: Subchannel | None = None  # the one that the pass waits for
+        self._endpoints: tuple[Endpoint, ...] = ()  # the last update
+        self._order: dict[Address, Endpoint] = {}  # what to try, in order: endpoints of one address each
+        self._subchannels: dict[Address, Subchannel] = {}  # made when their turn comes
+        self._untried: deque[Address] = deque()  # what is left of the pass
+        self._trying: set[Subchannel] = set()  # those whose attempts the pass waits for
+        self._latest: Subchannel | None = None  # the one among them that was started last
+        self._timer: TimerHandle | None = None  # until the next one may start
         self._failures = 0  # since re-resolution was last asked for
         self._resolver_error: Exception | None = None
         self._published: tuple[Phase, bool, Subchannel | None] | None = self._view()
 
     def update(self, resolution: Resolution) -> Verdict:
         """Drop what is gone, and start over unless the connection in use stays."""
-        listed: dict[Hashable, Endpoint] = {}
-        for endpoint in resolution.endpoints:
-            listed.setdefault(endpoint.identity, endpoint)
-        self._order = list(listed.values())
-        if self.config.get("shuffleAddressList") is True:
-            self.controller.random.shuffle(self._order)
+        if resolution.endpoints == self._endpoints and self._phase is not Phase.EMPTY:
+            return ACCEPTED
+        self._endpoints = resolution.endpoints
+        self._order = listed = self._arrange(resolution.endpoints)
         self._resolver_error = None
-        for identity, subchannel in list(self._subchannels.items()):
-            if identity not in listed:
-                del self._subchannels[identity]
+        for address, subchannel in list(self._subchannels.items()):
+            if address not in listed:
+                del self._subchannels[address]
                 subchannel.shutdown()
-            elif subchannel.endpoint is not listed[identity]:
-                subchannel.revise(listed[identity])
+            elif subchannel.endpoint != listed[address]:
+                subchannel.revise(listed[address])
         if not listed:
+            self._stop_pass()
             self._phase, self._failing, self._selected = Phase.EMPTY, True, None
             return Verdict(accepted=False, reason="the answer has no endpoints")
         if self._phase is Phase.EMPTY:
             self._failing = False  # that was for want of endpoints, not because one failed
-        kept = self._selected is not None and self._selected.endpoint.identity in listed
+        kept = self._selected is not None and self._selected.endpoint.addresses[0] in listed
         if not kept and self._phase is not Phase.IDLE:
             self._start_pass()
         return ACCEPTED
 
+    def _arrange(self, endpoints: Sequence[Endpoint]) -> dict[Address, Endpoint]:
+        if self._shuffle:
+            endpoints = shuffled(endpoints, self.controller.random)
+        found: dict[Address, Endpoint] = {}
+        for endpoint in endpoints:
+            for address in endpoint.addresses:
+                found.setdefault(address, endpoint)
+        return {address: _only(address, found[address]) for address in interleaved(found)}
+
     def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
         """Do what ``RULES`` says, if it says anything."""
-        if self._subchannels.get(subchannel.endpoint.identity) is not subchannel:
+        if self._subchannels.get(subchannel.endpoint.addresses[0]) is not subchannel:
             return
         if subchannel is self._selected:
             self._published = None  # calls that just missed its connection wait for the next picker
@@ -119,42 +154,64 @@ class PickFirst(Balancer):
 
     def close(self) -> None:
         """Shut down every subchannel."""
+        self._stop_pass()
         for subchannel in self._subchannels.values():
             subchannel.shutdown()
         self._subchannels = {}
-        self._order = []
-        self._phase, self._failing, self._selected, self._current = Phase.EMPTY, False, None, None
+        self._order = {}
+        self._phase, self._failing, self._selected = Phase.EMPTY, False, None
 
     def explain(self) -> str:
         """Say why no call can be served now: each backend, its error, its next try."""
-        made = [
-            self._subchannels[each.identity] for each in self._order if each.identity in self._subchannels
-        ]
+        made = [self._subchannels[address] for address in self._order if address in self._subchannels]
         if not made:
             return str(self._resolver_error or "the resolver's answer has no endpoints")
-        return explain_failures("pick_first", made)
+        return explain_failures(self.name, made)
 
     def _view(self) -> tuple[Phase, bool, Subchannel | None]:
         return self._phase, self._failing, self._selected
 
     def _start_pass(self) -> None:
+        self._stop_pass()
         self._phase = Phase.TRYING
         self._selected = None
-        self._untried = iter(self._order)
+        self._untried.extend(self._order)
         self._try_next()
 
+    def _stop_pass(self) -> None:
+        self._stop_timer()
+        self._untried.clear()
+        self._trying.clear()
+        self._latest = None
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _try_next(self) -> None:
-        for endpoint in self._untried:
-            subchannel = self._subchannels.get(endpoint.identity)
+        """Start the next attempt of the pass. It is over when all of them were started and have failed."""
+        self._stop_timer()
+        while self._untried:
+            address = self._untried.popleft()
+            subchannel = self._subchannels.get(address)
             if subchannel is None:
-                subchannel = self._subchannels[endpoint.identity] = self.controller.new_subchannel(endpoint)
+                subchannel = self._subchannels[address] = self.controller.new_subchannel(self._order[address])
             if subchannel.state is not TRANSIENT_FAILURE:  # such a one has failed, and waits for its next try
-                self._current = subchannel
+                self._trying.add(subchannel)
+                self._latest = subchannel
                 subchannel.connect()
+                if self._untried:
+                    clock = self.controller.clock
+                    self._timer = clock.call_at(clock.time() + self._delay_s, self._try_next)
                 return
+        if not self._trying:
+            self._end_pass()
+
+    def _end_pass(self) -> None:
+        self._stop_pass()
         self._phase = Phase.RETRYING
         self._failing = True
-        self._current = None
         self._failures = 0
         self.controller.reresolve()
         for subchannel in self._subchannels.values():
@@ -162,19 +219,23 @@ class PickFirst(Balancer):
 
     def _select(self, subchannel: Subchannel) -> None:
         if subchannel.state is not READY:  # come and gone in one turn of the loop
-            if subchannel is self._current:
+            if subchannel in self._trying:
                 self._lost(subchannel)
             return
+        self._stop_pass()
         self._phase, self._failing = Phase.READY, False
-        self._selected, self._current = subchannel, None
+        self._selected = subchannel
         for other in self._subchannels.values():
             if other is not subchannel:
                 other.shutdown()
-        self._subchannels = {subchannel.endpoint.identity: subchannel}
+        self._subchannels = {subchannel.endpoint.addresses[0]: subchannel}
 
     def _failed_in_pass(self, subchannel: Subchannel) -> None:
-        if subchannel is self._current:
+        self._trying.discard(subchannel)
+        if subchannel is self._latest:
             self._try_next()
+        elif not self._trying:
+            self._end_pass()
 
     def _failed_again(self, subchannel: Subchannel) -> None:
         self._failures += 1
@@ -191,8 +252,8 @@ class PickFirst(Balancer):
         self._published = (
             None  # IDLE may be what was published last, but those who waited then must ask again
         )
-        self._phase, self._failing = Phase.IDLE, False
-        self._selected, self._current = None, None
+        self._stop_pass()
+        self._phase, self._failing, self._selected = Phase.IDLE, False, None
         self.controller.reresolve()
 
 
@@ -208,6 +269,28 @@ RULES: Mapping[tuple[Phase, ConnectivityState], Callable[[PickFirst, Subchannel]
     (Phase.READY, CONNECTING): PickFirst._lost,
     (Phase.READY, TRANSIENT_FAILURE): PickFirst._lost,
 }
+
+
+def shuffled(endpoints: Sequence[Endpoint], random: random.Random) -> list[Endpoint]:
+    """Return the endpoints in random order; each is first with the chance that is its share of the weights.
+
+    Sorting by u^(1/weight), greatest first, is what gRFC A113 says; the exponential variate is minus the logarithm
+    of that, and does not run out of digits.
+    """
+    return sorted(endpoints, key=lambda endpoint: random.expovariate(endpoint.weight))
+
+
+def _only(address: Address, endpoint: Endpoint) -> Endpoint:
+    """Return the endpoint with this one of its addresses."""
+    if len(endpoint.addresses) == 1:
+        return endpoint
+    return Endpoint(
+        address,
+        weight=endpoint.weight,
+        zone=endpoint.zone,
+        hash_key=endpoint.hash_key,
+        metadata=endpoint.metadata,
+    )
 
 
 class _OnePicker(Picker):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, ClassVar
 
 from lbkit.balancer import Controller, EndpointBalancer, Subchannel
 from lbkit.callinfo import CallInfo
+from lbkit.options import Option
 from lbkit.picking import Picked, Picker
 
 
@@ -22,6 +23,7 @@ class RoundRobin(EndpointBalancer):
     """
 
     name = "round_robin"
+    options: ClassVar[Mapping[str, Option]] = {}
 
     def __init__(self, controller: Controller, config: Mapping[str, Any]) -> None:
         super().__init__(controller, config)
@@ -31,8 +33,16 @@ class RoundRobin(EndpointBalancer):
 
     def make_picker(self, ready: Sequence[Subchannel]) -> Picker:
         """Go on behind the place of the last turn, with the ones that are READY now."""
+        random, rotation = self.controller.random.random, self._rotation
+        turn = random() if rotation is None else self._places[rotation.last().subchannel]
+        ring = self.ring(ready)
+        first = bisect_right(ring, turn, key=self._places.__getitem__)
+        self._rotation = _Rotation([subchannel.picked for subchannel in ring[first:] + ring[:first]])
+        return self._rotation
+
+    def ring(self, ready: Sequence[Subchannel]) -> list[Subchannel]:
+        """Return them in the order of their places, and give a place to those that have none."""
         places, random = self._places, self.controller.random.random
-        turn = random() if self._rotation is None else places[self._rotation.last().subchannel]
         if len(places) > 2 * len(self.subchannels):  # forget those that are no longer listed
             places = self._places = {one: places[one] for one in self.subchannels.values() if one in places}
         for subchannel in ready:
@@ -46,9 +56,7 @@ class RoundRobin(EndpointBalancer):
         ring += [subchannel for subchannel in ready if subchannel not in before]
         ring.sort(key=places.__getitem__)
         self._ring = ring
-        first = bisect_right(ring, turn, key=places.__getitem__)
-        self._rotation = _Rotation([subchannel.picked for subchannel in ring[first:] + ring[:first]])
-        return self._rotation
+        return ring
 
 
 class _Rotation(Picker):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from typing import Protocol
 
@@ -13,8 +14,15 @@ from lbkit.http2.hpack import Field
 from lbkit.http2.stream import Stream
 from lbkit.transport.connection import Connection, describe_os_error
 from lbkit.transport.connector import Connector
+from lbkit.transport.keepalive import ASKED, LOST, Keepalive
 from lbkit.transport.setup import ConnectionSetup
 from lbkit.transport.state import DRAIN, HANDSHAKE, OPEN
+
+_KEEPALIVE = "keepalive_timeout"  # among the names of limits
+_KEEPALIVE_PING = b"\x02lbalive"  # no other's, so that traces show what it is
+_TOO_MANY_PINGS = b"too_many_pings"  # gRFC A8: what a server says that thinks so
+
+_log = logging.getLogger("lbkit.transport")
 
 
 class Waiter(Protocol):
@@ -48,6 +56,8 @@ class ClientConnection(Connection):
         # The last response headers and trailers that were found good; equal bytes decode to the same tuple.
         self.known_head: tuple[Field, ...] | None = None
         self.known_trailers: tuple[Field, ...] | None = None
+        self._keepalive = None if setup.keepalive is None else Keepalive(setup.keepalive, loop.time())
+        self._gave_up_at = 0.0  # when a call was reset last that the server may have ignored
 
     def has_room(self) -> bool:
         """Whether the peer lets us open one more stream (RFC 9113 5.1.2)."""
@@ -63,6 +73,8 @@ class ClientConnection(Connection):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process what came; calls that ended made room for others."""
+        if self._keepalive is not None:
+            self._keepalive.heard_at = self.loop.time()
         super().buffer_updated(nbytes)
         if self._waiting:
             self.serve_waiting()
@@ -74,6 +86,8 @@ class ClientConnection(Connection):
 
     def reset_stream(self, stream: Stream, code: ErrorCode) -> None:
         """Reset a stream that nobody waits for any more; the next call gets its room."""
+        if self._keepalive is not None:
+            self._gave_up_at = self.loop.time()
         self.engine.reset(stream, code)
         self.kick()
         if self._waiting:
@@ -109,10 +123,40 @@ class ClientConnection(Connection):
         """Let the streams that are left finish, and take no new ones (RFC 9113 6.8)."""
         text = f"the peer said GOAWAY {error_name(code)} {debug.decode('utf-8', 'replace')}".rstrip()
         self.end_reason = text if code != ErrorCode.NO_ERROR else "the peer is shutting down"
+        policy = self.setup.keepalive
+        if policy is not None and self._keepalive is not None and debug.startswith(_TOO_MANY_PINGS):
+            policy.slow_down(self._keepalive.time_s)
+            _log.warning("%s: too many keepalive PINGs; from now on one in %g s", self.peer, policy.time_s)
         self.move(DRAIN)
 
     def pong(self, payload: bytes) -> None:
-        """Ignore: nothing sends PINGs yet."""
+        """Watch for the next silence; that an answer came is known from its bytes."""
+        self._watch()
+
+    def _due(self) -> tuple[float, str]:
+        due = super()._due()
+        if self._keepalive is None or self.state == HANDSHAKE:
+            return due
+        return min(due, (self._keepalive.due, _KEEPALIVE))
+
+    def _overdue(self, limit: str) -> None:
+        """Ask a server that is silent whether it is there, or take it for lost (gRFC A8)."""
+        keepalive, policy = self._keepalive, self.setup.keepalive
+        if limit != _KEEPALIVE or keepalive is None or policy is None:
+            super()._overdue(limit)
+            return
+        # A call that was given up was not answered: callers with short deadlines are to find out as well.
+        owed = policy.without_calls or bool(self.engine.streams) or self._gave_up_at > keepalive.heard_at
+        state = keepalive.look(self.loop.time(), owed=owed)
+        if state == LOST:
+            self.setup.counters.exceeded[_KEEPALIVE] += 1
+            self.abort(f"the server did not answer a keepalive PING within {policy.timeout_s:g} s")
+            return
+        if state == ASKED:
+            self.setup.counters.seen["keepalive_pings"] += 1
+            self.engine.ping(_KEEPALIVE_PING)
+            self.kick()
+        self._watch()
 
 
 async def open_connection(
@@ -130,20 +174,20 @@ async def open_connection(
         made.append(ClientConnection(loop, owner, setup))
         return made[0]
 
+    limit = asyncio.timeout(timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with limit:
             await connector.connect(address, make)
             await made[0].ready
-    except TimeoutError:
-        await _discard(made, "timed out")
-        what = "connected, but got no HTTP/2 SETTINGS" if made else "got no connection"
-        raise ConnectError(f"{what} within {timeout_s:.1f} s") from None
     except asyncio.CancelledError:
         await _discard(made, "cancelled")
         raise
     except Exception as error:  # an OSError; what asyncio says to odd host names; whatever a connector raises
         await _discard(made, "not usable")
-        raise ConnectError(describe_os_error(error)) from error
+        if not limit.expired():  # a TimeoutError may also be the system's: ETIMEDOUT
+            raise ConnectError(describe_os_error(error)) from error
+        what = "connected, but got no HTTP/2 SETTINGS" if made else "got no connection"
+        raise ConnectError(f"{what} within {timeout_s:.1f} s") from None
     connection = made[0]
     if connection.state != OPEN:  # gone again, or going, before anybody could use it
         reason = connection.end_reason

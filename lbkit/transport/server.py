@@ -13,11 +13,13 @@ from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field
 from lbkit.http2.stream import Stream
 from lbkit.transport.connection import Connection
+from lbkit.transport.connector import check_abstract
 from lbkit.transport.setup import ConnectionSetup
 from lbkit.transport.state import CLOSED
 
 _GOAWAY_PING = b"\x01\x06\x01\x08\x00\x03\x03\x09"  # as grpc-go's, so that traces look familiar
 _GOAWAY_WAIT_S = 5.0  # for the answer to that PING
+_MAX_AGE, _MAX_AGE_GRACE = "max_connection_age", "max_connection_age_grace"  # among the names of limits
 
 
 class ServerOwner(Protocol):
@@ -50,9 +52,13 @@ class ServerConnection(Connection):
         self._owner = owner
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
+        self._debug = b""
+        self._ends: tuple[float, str] | None = None  # when its age brings it to an end, and which
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, and tell the owner."""
+        if self.setup.max_age is not None:
+            self._ends = (self.loop.time() + self.setup.max_age.draw(), _MAX_AGE)
         super().connection_made(transport)
         self._owner.connection_opened(self)
 
@@ -77,17 +83,21 @@ class ServerConnection(Connection):
         """Finish what is open: a client that says GOAWAY opens nothing more."""
         self.drain()
 
-    def drain_gracefully(self) -> None:
+    def drain_gracefully(self, debug: bytes = b"graceful_stop") -> None:
         """Tell the client to go elsewhere without losing a call that is on its way.
 
         First GOAWAY with the highest id and a PING: the client stops opening streams, and its answer proves that
         all it had opened have arrived. Then GOAWAY with the last id, and close when the streams are over
         (RFC 9113 6.8).
+
+        Args:
+            debug: tells the client why, in its traces.
         """
         if self._draining or self.state == CLOSED:
             return
         self._draining = True
-        self.engine.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR, b"graceful_stop")
+        self._debug = debug
+        self.engine.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR, debug)
         self.engine.ping(_GOAWAY_PING)
         self._timer = self.loop.call_later(_GOAWAY_WAIT_S, self._say_last)
         self.kick()
@@ -97,10 +107,26 @@ class ServerConnection(Connection):
         if self._draining and payload == _GOAWAY_PING:
             self._say_last()
 
+    def _due(self) -> tuple[float, str]:
+        due = super()._due()
+        return due if self._ends is None else min(due, self._ends)
+
+    def _overdue(self, limit: str) -> None:
+        """Drain a connection that has come of age; end it when the grace is over (gRFC A9)."""
+        max_age = self.setup.max_age
+        if max_age is None or limit not in {_MAX_AGE, _MAX_AGE_GRACE}:
+            super()._overdue(limit)
+        elif limit == _MAX_AGE:
+            self._ends = (self.loop.time() + max_age.grace_s, _MAX_AGE_GRACE)
+            self.drain_gracefully(b"max_age")
+            self._watch()
+        else:
+            self.abort("the server's max_connection_age_grace was over")
+
     def _say_last(self) -> None:
         self._stop_timer()
         if self.state != CLOSED:
-            self.engine.goaway(None, ErrorCode.NO_ERROR, b"graceful_stop")
+            self.engine.goaway(None, ErrorCode.NO_ERROR, self._debug)
             self.kick()
             self.drain()
 
@@ -118,7 +144,9 @@ def listen(address: Address) -> socket.socket:
     """
     try:
         if address.port is None:
-            _remove_stale(address.host)
+            check_abstract(address)
+            if not address.host.startswith("\0"):  # an abstract name goes with its socket
+                _remove_stale(address.host)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             return _bound(sock, address.host)
         family, kind, protocol, _, where = socket.getaddrinfo(

@@ -145,10 +145,10 @@ async def seen_both(greeter: Any) -> bool:
 
 
 @pytest.mark.usefixtures("restored")
-@pytest.mark.parametrize("page", ["resolvers/README.md", "balancers/README.md"])
+@pytest.mark.parametrize("page", ["resolvers/README.md", "balancers/README.md", "docs/write-a-resolver.md"])
 async def test_blocks_of_the_pack_pages_run(page: str) -> None:
     for code in blocks(page):
-        names: dict[str, Any] = {"__name__": f"block_of_{page.partition('/')[0]}"}
+        names: dict[str, Any] = {"__name__": f"block_of_{page.replace('/', '_')}"}
         exec(compile(code, page, "exec", dont_inherit=True), names)
         for value in list(names.values()):
             if isinstance(value, lbkit.Channel):

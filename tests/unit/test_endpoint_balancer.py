@@ -200,6 +200,147 @@ def test_changed_weight_revises_and_keeps_the_connection(controller: FakeControl
     assert len(controller.publications) == published + 1  # a weighted policy needs a new picker
 
 
+def test_equal_update_calls_and_publishes_nothing(controller: FakeController, policy: First) -> None:
+    def answer() -> list[Endpoint]:
+        return [Endpoint([Address(name, 1)], weight=2, zone="z", metadata={"m": name}) for name in "abc"]
+
+    take(controller, policy, *answer())
+    up(controller, policy, "a", "b")
+    published = list(controller.publications)
+    for _ in range(3):
+        assert take(controller, policy, *answer()) is ACCEPTED
+    assert controller.publications == published
+    assert [(subchannel.dials, subchannel.revisions) for subchannel in controller.subchannels] == [
+        (1, [])
+    ] * 3
+    assert controller.reresolutions == 0
+
+
+def test_equal_update_is_not_the_same_as_one_with_other_attributes(
+    controller: FakeController, policy: First
+) -> None:
+    take(controller, policy, "a", "b")
+    up(controller, policy, "a", "b")
+    published = len(controller.publications)
+    take(controller, policy, "a", Endpoint("b:1", zone="z"))
+    assert len(controller.publications) == published + 1
+    assert [len(subchannel.revisions) for subchannel in controller.subchannels] == [0, 1]
+
+
+def test_empty_answer_is_rejected_each_time_and_published_once(
+    controller: FakeController, policy: First
+) -> None:
+    for _ in range(3):
+        assert not take(controller, policy).accepted
+    assert [publication.state for publication in controller.publications] == [TRANSIENT_FAILURE]
+    assert take(controller, policy, "a") is ACCEPTED
+
+
+def test_answer_after_a_resolver_error_counts_though_it_is_an_old_one(
+    controller: FakeController, policy: First
+) -> None:
+    take(controller, policy)
+    policy.resolver_failed(OSError("no such registry"))
+    controller.turn(policy)
+    take(controller, policy)
+    assert controller.pick() == Fail(Status(StatusCode.UNAVAILABLE, "the resolver's answer has no endpoints"))
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        ["b", "a", "c"],
+        ["c", "b", "a", "d"],
+        ["d", "a", "e", "b", "f", "c"],
+        ["a", "b", "b", "c", "a"],
+        [Endpoint("c:1", weight=3), Endpoint("a:1", zone="z"), Endpoint("b:1", metadata={"m": "1"})],
+    ],
+    ids=["reordered", "reordered and more", "in between", "duplicates", "attributes"],
+)
+def test_whatever_an_update_does_who_stays_keeps_the_connection(
+    controller: FakeController, policy: First, after: list[str | Endpoint]
+) -> None:
+    take(controller, policy, "a", "b", "c")
+    up(controller, policy, "a", "b", "c")
+    before = [controller.live[name] for name in "abc"]
+    take(controller, policy, *after)
+    assert [controller.live[name] for name in "abc"] == before
+    assert [subchannel.dials for subchannel in before] == [1, 1, 1]
+    assert sorted(ready_names(controller)) == ["a", "b", "c"]
+
+
+def test_ready_ones_come_in_the_order_of_the_last_update(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a", "b", "c")
+    up(controller, policy, "a", "b", "c")
+    take(controller, policy, "c", "a", "b")
+    assert ready_names(controller) == ["c", "a", "b"]
+    take(controller, policy, "d", "c", "e", "b", "a")
+    up(controller, policy, "d", "e")
+    assert ready_names(controller) == ["d", "c", "e", "b", "a"]
+
+
+def test_order_holds_when_a_long_list_is_taken_in_parts(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "last")
+    names = [f"b{number}" for number in range(3000)] + ["last"]
+    take(controller, policy, *names)
+    while controller.settle_wanted:
+        controller.turn(policy)
+    for subchannel in controller.subchannels:
+        subchannel.become(READY)
+    controller.turn(policy)
+    assert ready_names(controller) == names
+
+
+def test_of_an_endpoint_listed_twice_the_first_counts(controller: FakeController, policy: First) -> None:
+    first, second = Endpoint("a:1", weight=1), Endpoint("a:1", weight=2)
+    take(controller, policy, first, "b", second)
+    assert [str(subchannel.endpoint) for subchannel in controller.subchannels] == ["a:1", "b:1"]
+    assert controller.live["a"].endpoint is first
+    take(controller, policy, second, "b", first)
+    assert controller.live["a"].endpoint is second
+
+
+def test_removed_one_finishes_its_calls_and_gets_no_more(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a", "b")
+    up(controller, policy, "a", "b")
+    old, gone = controller.picker, controller.live["a"]
+    gone.in_flight = 3
+    take(controller, policy, "b")
+    assert gone.shutdowns == 1  # which drains: Subchannel.shutdown lets calls in flight finish
+    assert gone.in_flight == 3
+    assert controller.picker is not old
+    assert ready_names(controller) == ["b"]
+
+
+def test_news_of_those_that_are_not_picked_makes_no_picker(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a", "b", "c")
+    up(controller, policy, "a")
+    published = len(controller.publications)
+    for state in (CONNECTING, TRANSIENT_FAILURE, IDLE, CONNECTING, TRANSIENT_FAILURE):
+        controller.live["b"].become(state)
+        controller.turn(policy)
+    assert len(controller.publications) == published
+    assert controller.reresolutions == 2
+    controller.live["a"].become(IDLE)
+    controller.turn(policy)
+    assert controller.state is CONNECTING
+    controller.live["a"].become(CONNECTING)
+    controller.live["a"].become(TRANSIENT_FAILURE)
+    controller.live["c"].become(TRANSIENT_FAILURE)
+    controller.turn(policy)
+    assert controller.state is TRANSIENT_FAILURE
+
+
+def test_loss_and_return_in_one_turn_gets_a_picker(controller: FakeController, policy: First) -> None:
+    take(controller, policy, "a")
+    up(controller, policy, "a")
+    published = len(controller.publications)
+    for state in (IDLE, CONNECTING, READY):
+        controller.live["a"].become(state)
+    controller.turn(policy)
+    assert len(controller.publications) == published + 1  # for the calls that found it gone
+
+
 def test_order_of_addresses_is_no_new_endpoint(controller: FakeController, policy: First) -> None:
     v4, v6 = Address("127.0.0.1", 1), Address("::1", 1)
     take(controller, policy, Endpoint([v4, v6]))

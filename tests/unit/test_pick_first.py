@@ -8,6 +8,7 @@ from lbkit.address import Address, Endpoint
 from lbkit.balancer import registry
 from lbkit.connectivity import ConnectivityState
 from lbkit.picking import QUEUE, Fail, Picked
+from lbkit.testing.clock import VirtualClock
 from lbkit_balancers.pick_first import RULES, Phase, PickFirst
 from tests.support.fakes import (
     CONNECTING,
@@ -32,6 +33,19 @@ class Setup:
     def update(self, *names: str | Endpoint) -> None:
         self.policy.update(resolution(*names))
         self.controller.turn(self.policy)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let timers fire, and a turn of the loop follow."""
+        clock = self.controller.clock
+        assert isinstance(clock, VirtualClock)
+        clock.advance(seconds)
+        self.controller.turn(self.policy)
+
+    @property
+    def timers(self) -> int:
+        clock = self.controller.clock
+        assert isinstance(clock, VirtualClock)
+        return clock.pending
 
     def set(self, name: str, *states: ConnectivityState) -> None:
         """Let one subchannel go through states, all in one turn."""
@@ -277,6 +291,113 @@ def test_news_of_a_subchannel_that_is_gone_is_ignored() -> None:
     assert setup.state is CONNECTING
 
 
+# Attempts side by side (gRFC A61)
+
+
+def test_next_attempt_starts_beside_one_that_takes_long() -> None:
+    setup = Setup("a", "b", "c")
+    setup.set("a", CONNECTING)
+    setup.pass_time(0.249)
+    assert setup.dialling() == ["a"]
+    setup.pass_time(0.002)
+    assert setup.dialling() == ["a", "b"]
+    setup.pass_time(0.250)
+    assert setup.dialling() == ["a", "b", "c"]
+    assert setup.timers == 0
+    assert setup.state is CONNECTING
+    assert len(setup.controller.publications) == 1
+
+
+def test_failure_starts_the_next_at_once_and_the_delay_anew() -> None:
+    setup = Setup("a", "b", "c")
+    setup.pass_time(0.2)
+    setup.set("a", CONNECTING, TRANSIENT_FAILURE)
+    assert setup.dialling() == ["b"]
+    setup.pass_time(0.2)
+    assert setup.dialling() == ["b"]
+    setup.pass_time(0.05)
+    assert setup.dialling() == ["b", "c"]
+
+
+def test_failure_of_an_earlier_attempt_starts_nothing() -> None:
+    setup = Setup("a", "b", "c")
+    setup.pass_time(0.25)
+    setup.set("a", CONNECTING, TRANSIENT_FAILURE)
+    assert setup.dialling() == ["b"]
+    setup.pass_time(0.25)
+    assert setup.dialling() == ["b", "c"]
+
+
+@pytest.mark.parametrize("winner", ["a", "b"])
+def test_first_ready_wins_whoever_started_first(winner: str) -> None:
+    setup = Setup("a", "b", "c")
+    setup.pass_time(0.25)
+    setup.set("a", CONNECTING)
+    setup.set("b", CONNECTING)
+    setup.set(winner, READY)
+    assert setup.live == [winner]
+    assert setup.state is READY
+    assert setup.timers == 0
+
+
+@pytest.mark.parametrize("order", ["abc", "cba", "bac"])
+def test_pass_is_over_when_the_last_attempt_has_failed(order: str) -> None:
+    setup = Setup("a", "b", "c")
+    setup.pass_time(0.25)
+    setup.pass_time(0.25)
+    for name in order:
+        assert setup.state is CONNECTING
+        assert setup.controller.reresolutions == 0
+        setup.set(name, CONNECTING, TRANSIENT_FAILURE)
+    assert setup.state is TRANSIENT_FAILURE
+    assert setup.controller.reresolutions == 1
+
+
+def test_nothing_more_is_started_when_all_have_been() -> None:
+    setup = Setup("a", "b")
+    setup.fail_all()
+    assert setup.timers == 0
+    setup.pass_time(100)
+    assert setup.dialling() == []
+
+
+@pytest.mark.parametrize(
+    "end", ["loss", "empty list", "close", "new list"], ids=lambda name: name.replace(" ", "-")
+)
+def test_timer_of_a_pass_ends_with_it(end: str) -> None:
+    setup = Setup("a", "b", "c")
+    assert setup.timers == 1
+    if end == "loss":
+        setup.set("a", CONNECTING, READY, IDLE)
+    elif end == "empty list":
+        setup.update()
+    elif end == "close":
+        setup.policy.close()
+    else:
+        setup.update("d")
+    assert setup.timers == 0
+
+
+def test_addresses_of_an_endpoint_are_tried_one_by_one() -> None:
+    setup = Setup()
+    setup.update(Endpoint(["a:1", "b:1"], weight=3, zone="z", hash_key="k", metadata={"m": "1"}))
+    setup.set("a", TRANSIENT_FAILURE)
+    assert setup.dialling() == ["b"]
+    (alone,) = [each.endpoint for name, each in setup.controller.live.items() if name == "b"]
+    assert alone == Endpoint("b:1", weight=3, zone="z", hash_key="k", metadata={"m": "1"})
+
+
+def test_connection_stays_while_its_address_is_listed_whatever_endpoint_it_is_of() -> None:
+    setup = Setup()
+    setup.update(Endpoint(["a:1", "b:1"]))
+    setup.set("a", READY)
+    used = setup.controller.live["a"]
+    setup.update(Endpoint("c:1"), Endpoint(["d:1", "a:1"], zone="z"))
+    assert setup.controller.live["a"] is used
+    assert used.endpoint == Endpoint("a:1", zone="z")
+    assert setup.state is READY
+
+
 # New lists
 
 
@@ -308,17 +429,6 @@ def test_new_list_without_the_one_in_use_starts_over() -> None:
     assert used.state is SHUTDOWN
     assert setup.dialling() == ["b"]
     assert setup.state is CONNECTING
-
-
-def test_same_list_again_changes_nothing() -> None:
-    setup = Setup()
-    answer = resolution("a", "b")
-    for _ in range(2):
-        setup.policy.update(answer)
-        setup.controller.turn(setup.policy)
-    assert setup.dialling() == ["a"]
-    assert not setup.controller.live["a"].revisions
-    assert len(setup.controller.publications) == 1
 
 
 def test_new_list_during_a_pass_starts_at_its_top() -> None:
@@ -402,27 +512,20 @@ def test_resolver_error_while_there_are_backends_changes_nothing() -> None:
     assert len(setup.controller.publications) == 1
 
 
-# Configuration
+# The end
 
 
-def test_list_is_tried_in_order_by_default() -> None:
-    assert {Setup("a", "b", "c", seed=seed).dialling()[0] for seed in range(20)} == {"a"}
-
-
-def test_shuffle_tries_a_random_one_first() -> None:
-    config = {"shuffleAddressList": True, "unknown": 1}
-    assert {Setup("a", "b", "c", seed=seed, config=config).dialling()[0] for seed in range(20)} == {
-        "a",
-        "b",
-        "c",
-    }
-
-
-def test_shuffle_changes_no_answer() -> None:
-    answer = resolution("a", "b", "c", "d")
-    before = answer.endpoints
-    PickFirst(FakeController(), {"shuffleAddressList": True}).update(answer)
-    assert answer.endpoints == before
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_equal_update_starts_nothing_over(shuffle: bool) -> None:
+    setup = Setup("a", "b", "c", config={"shuffleAddressList": shuffle})
+    order = list(setup.policy._order)
+    setup.pass_time(0.2)
+    setup.update("a", "b", "c")
+    assert list(setup.policy._order) == order
+    setup.pass_time(0.06)
+    assert len(setup.dialling()) == 2
+    assert len(setup.controller.publications) == 1
+    assert not any(subchannel.revisions for subchannel in setup.controller.subchannels)
 
 
 def test_close_shuts_everything_down() -> None:

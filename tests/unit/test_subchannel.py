@@ -202,6 +202,15 @@ async def test_a_connector_that_raises_anything_is_a_failed_attempt(world: World
 
 
 @virtual
+async def test_timeout_of_the_system_is_not_taken_for_ours(world: World) -> None:
+    world.network.refuse("a:1", TimeoutError(110, "Connection timed out"))
+    subchannel = world.new("a:1")
+    subchannel.connect()
+    await settle()
+    assert "connection timed out" in subchannel.describe_failure()
+
+
+@virtual
 async def test_silent_peer_is_given_up_after_the_timeout(world: World) -> None:
     world.network.serve("a:1", SilentProtocol)
     subchannel = world.new("a:1")
