@@ -100,11 +100,8 @@ async def test_call_in_flight_finishes_on_a_backend_that_is_removed(policy: str)
             await until(leaving.closed.done)
 
 
-async def test_unknown_option_is_said_with_the_nearest() -> None:
-    async with lbkit.Channel(
-        "static:///127.0.0.1:1", balancer="pick_first", balancer_config={"shuffleAdressList": True}
-    ) as channel:
-        with pytest.raises(
-            ValueError, match=r"no option 'shuffleAdressList'\. Did you mean 'shuffleAddressList'"
-        ):
-            unary(channel)(Item())
+def test_unknown_option_is_said_with_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"no option 'shuffleAdressList'\. Did you mean 'shuffleAddressList'"
+    ):
+        lbkit.Channel("static:///a:1", balancer="pick_first", balancer_config={"shuffleAdressList": True})
