@@ -88,7 +88,7 @@ class Registry(Generic[T]):
             BrokenPluginError: its entry point cannot be loaded; says why.
         """
         registered = self._registered.get(name, [])
-        owners = self.origins(name)
+        owners = self._claims(name)
         if len(owners) > 1:
             raise DuplicatePluginError(
                 f"{self.kind} {name!r} is claimed by {' and '.join(map(str, owners))}; rename or remove one"
@@ -101,14 +101,23 @@ class Registry(Generic[T]):
 
     def origins(self, name: str) -> dict[Origin, str]:
         """Return who claims ``name``, with the distribution and version that brought it; empty if none did."""
-        found = {origin: "" for origin, _ in self._registered.get(name, ())}
+        return {
+            origin: f"{entry.dist.name} {entry.dist.version}" if entry is not None and entry.dist else ""
+            for origin, entry in self._claims(name).items()
+        }
+
+    def _claims(self, name: str) -> dict[Origin, EntryPoint | None]:
+        """Return who claims ``name``, without what has to be read from disk for it."""
+        found: dict[Origin, EntryPoint | None] = {
+            origin: None for origin, _ in self._registered.get(name, ())
+        }
         for entry in self._by_name().get(name, ()):
             origin = Origin(entry.module, entry.attr)
             if found and origin not in found:
                 defined = _defined_at(entry)
                 if defined is not None and defined in found:  # the entry point names a re-export
                     origin = defined
-            found[origin] = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
+            found[origin] = entry
         return found
 
     def names(self) -> list[str]:
