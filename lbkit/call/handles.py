@@ -63,7 +63,7 @@ class _Handle:
         return await self._call.details()
 
     async def wait_for_connection(self) -> None:
-        """Wait until the server has begun to answer.
+        """Wait until the call is on its way to a backend.
 
         Raises:
             RpcError: the call ended with a status other than OK.

@@ -55,6 +55,12 @@ class StreamingCall(Call):
 
     # For the handles
 
+    async def wait_for_connection(self) -> None:
+        """Wait until the request's headers are on their way to a backend, or raise what the call ended with."""
+        if self._status is None and self.reader is None:
+            await self._connected()
+        self.raise_for_status()
+
     async def read(self) -> bytes | None:
         """Return the next response, not parsed; None at the end. Who gives up waiting cancels the call."""
         try:

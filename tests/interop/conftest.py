@@ -1,4 +1,4 @@
-"""Other gRPC implementations, started once for the whole folder."""
+"""Other gRPC implementations, started once for each module."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.interop.programs import FOREIGN, Process, program
+from tests.support.peers import FOREIGN, PeerProcess, peer
 
 
-@pytest.fixture(scope="session", params=FOREIGN)
-def foreign(request: pytest.FixtureRequest) -> Generator[Process, None, None]:
+@pytest.fixture(scope="module", params=FOREIGN)
+def foreign(request: pytest.FixtureRequest) -> Generator[PeerProcess, None, None]:
     """A foreign implementation, ready for orders; ``indirect=True`` chooses one."""
-    with program(request.param) as process:
+    with peer(request.param) as process:
         yield process
 
 
-@pytest.fixture(scope="session")
-def foreign_port(foreign: Process) -> int:
+@pytest.fixture(scope="module")
+def foreign_port(foreign: PeerProcess) -> int:
     """Where its server listens."""
     return int(foreign.ask_now("serve")["port"])

@@ -11,7 +11,7 @@ import pytest
 
 import lbkit
 from lbkit import StatusCode
-from tests.interop.programs import FOREIGN, Process, program
+from tests.support.peers import FOREIGN, PeerProcess, peer
 from tests.support.protos import kinds_pb2_grpc
 from tests.support.servers import PATIENCE_S, Item, all_connected, channel_to, failure, serving, unary
 
@@ -67,7 +67,7 @@ async def setting_and_raising(code: Any, context: Any) -> None:
 @pytest.mark.parametrize("codes", [lbkit.StatusCode, grpc.StatusCode], ids=["lbkit", "grpc"])
 @pytest.mark.parametrize("end", [aborting, setting, setting_and_raising])
 async def test_servicer_may_use_the_status_codes_of_either_library(
-    foreign: Process, codes: Any, end: Callable[[Any, Any], Awaitable[None]]
+    foreign: PeerProcess, codes: Any, end: Callable[[Any, Any], Awaitable[None]]
 ) -> None:
     class Servicer(kinds_pb2_grpc.KindsServicer):
         async def UnaryUnary(self, request: Any, context: Any) -> Any:
@@ -87,7 +87,7 @@ async def test_servicer_may_use_the_status_codes_of_either_library(
 
 
 async def test_our_handlers_mistake_is_unknown_to_their_client(
-    foreign: Process, caplog: pytest.LogCaptureFixture
+    foreign: PeerProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def behaviour(request: Any, context: Any) -> Any:
         if request.number:
@@ -115,13 +115,13 @@ async def test_our_deadline_ends_a_call_to_their_server_in_time(foreign_port: in
         assert await unary(channel)(Item(text="next"), timeout=PATIENCE_S) == Item(text="next")
 
 
-async def test_their_handler_knows_our_deadline(foreign: Process, foreign_port: int) -> None:
+async def test_their_handler_knows_our_deadline(foreign: PeerProcess, foreign_port: int) -> None:
     async with channel_to(foreign_port) as channel:
         await unary(channel)(Item(), timeout=LONG_S)
     assert LONG_S - LATE_S < (await foreign.ask("seen"))["remaining"] <= LONG_S
 
 
-async def test_their_deadline_ends_a_call_to_our_server_in_time(foreign: Process) -> None:
+async def test_their_deadline_ends_a_call_to_our_server_in_time(foreign: PeerProcess) -> None:
     cancelled = asyncio.Event()
 
     async def behaviour(request: Any, context: lbkit.ServicerContext) -> Any:
@@ -143,7 +143,7 @@ async def test_their_deadline_ends_a_call_to_our_server_in_time(foreign: Process
             await cancelled.wait()
 
 
-async def test_our_handler_knows_their_deadline(foreign: Process) -> None:
+async def test_our_handler_knows_their_deadline(foreign: PeerProcess) -> None:
     remaining: list[float | None] = []
 
     async def behaviour(request: Any, context: lbkit.ServicerContext) -> Any:
@@ -182,7 +182,7 @@ async def test_cancelling_some_calls_leaves_the_others_on_the_connection(foreign
 
 @pytest.mark.parametrize("name", FOREIGN)
 async def test_death_of_their_server_is_unavailable_at_once(name: str) -> None:
-    with program(name) as dying:
+    with peer(name) as dying:
         port = (await dying.ask("serve"))["port"]
         async with channel_to(port) as channel:
             running = unary(channel)(Item(text="wait"), timeout=PATIENCE_S)
@@ -197,9 +197,9 @@ async def test_death_of_their_server_is_unavailable_at_once(name: str) -> None:
             assert after.code() is StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize("foreign", ["grpclib_peer"], indirect=True)
+@pytest.mark.parametrize("foreign", ["grpclib"], indirect=True)
 async def test_death_of_their_server_sends_later_calls_to_the_other_one(foreign_port: int) -> None:
-    with program("grpcio_aio") as dying:
+    with peer("grpcio_aio") as dying:
         port = (await dying.ask("serve"))["port"]
         async with channel_to(port, foreign_port) as channel:
             await all_connected(channel, 2)
@@ -217,8 +217,8 @@ async def test_death_of_their_server_sends_later_calls_to_the_other_one(foreign_
             assert [call.done() for call in running if call not in doomed] == [False] * 2
 
 
-async def test_death_of_our_server_is_unavailable_to_their_client_at_once(foreign: Process) -> None:
-    with program("lbkit_itself") as dying:
+async def test_death_of_our_server_is_unavailable_to_their_client_at_once(foreign: PeerProcess) -> None:
+    with peer("lbkit") as dying:
         port = (await dying.ask("serve"))["port"]
         asking = asyncio.create_task(foreign.ask("endings", port=port, requests=[{}, {"text": "wait"}]))
         await dying.ask("waiting")

@@ -16,7 +16,8 @@ from lbkit import StatusCode
 from lbkit.http2 import frames
 from lbkit.http2.frames import ErrorCode, unpack_u32
 from lbkit_resolvers.manual import Manual
-from tests.interop.programs import GRPCIO, WORKERS, Process
+from tests.support.peers import GRPCIO, PeerProcess
+from tests.support.peers.protocol import WORKERS
 from tests.support.servers import (
     PATIENCE_S,
     QUICK,
@@ -78,7 +79,7 @@ class Load:
 class Pair:
     """Two servers of a foreign implementation, the first of which is to stop."""
 
-    def __init__(self, foreign: Process) -> None:
+    def __init__(self, foreign: PeerProcess) -> None:
         self.foreign = foreign
 
     async def start(self) -> None:
@@ -103,7 +104,7 @@ class Pair:
 
 
 @pytest_asyncio.fixture
-async def pair(foreign: Process) -> Pair:
+async def pair(foreign: PeerProcess) -> Pair:
     """Two servers of a foreign implementation, started."""
     pair = Pair(foreign)
     await pair.start()
@@ -157,7 +158,7 @@ async def test_grpcio_server_that_stops_loses_none_of_the_calls_that_it_took(pai
 
 
 @grpcio_only
-async def test_our_server_that_stops_fails_none_of_grpcios_calls(foreign: Process) -> None:
+async def test_our_server_that_stops_fails_none_of_grpcios_calls(foreign: PeerProcess) -> None:
     held, go_on = asyncio.Event(), asyncio.Event()
 
     async def hold_the_first(request: Any, context: lbkit.ServicerContext) -> Any:

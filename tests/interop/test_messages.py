@@ -8,7 +8,7 @@ import pytest
 
 import lbkit
 from lbkit import StatusCode
-from tests.interop.programs import GRPCIO, Process
+from tests.support.peers import GRPCIO, PeerProcess
 from tests.support.peers.protocol import pack
 from tests.support.protos import bench_pb2, bench_pb2_grpc
 from tests.support.servers import PATIENCE_S, Item, channel_to, failure, serving, unary
@@ -63,7 +63,7 @@ async def test_generated_stubs_call_their_generated_servicer(foreign_port: int) 
 
 
 @grpcio_only
-async def test_request_above_their_limit_ends_the_call_only(foreign: Process) -> None:
+async def test_request_above_their_limit_ends_the_call_only(foreign: PeerProcess) -> None:
     port = (await foreign.ask("serve", limited=True))["port"]
     async with channel_to(port) as channel:
         error = await failure(unary(channel)(Item(body=bytes(OVER_LIMIT)), timeout=PATIENCE_S))
@@ -74,7 +74,7 @@ async def test_request_above_their_limit_ends_the_call_only(foreign: Process) ->
 
 
 @grpcio_only
-async def test_compressed_response_is_refused_and_ends_the_call_only(foreign: Process) -> None:
+async def test_compressed_response_is_refused_and_ends_the_call_only(foreign: PeerProcess) -> None:
     port = (await foreign.ask("serve", compress=True))["port"]
     async with channel_to(port) as channel:  # says that it knows no encoding; grpcio compresses all the same
         error = await failure(unary(channel)(Item(body=bytes(10_000)), timeout=PATIENCE_S))
@@ -88,7 +88,7 @@ async def test_compressed_response_is_refused_and_ends_the_call_only(foreign: Pr
 # Their client, our server
 
 
-async def test_empty_message_of_their_client_is_a_message(foreign: Process) -> None:
+async def test_empty_message_of_their_client_is_a_message(foreign: PeerProcess) -> None:
     requests: list[Any] = []
 
     async def behaviour(request: Any, context: lbkit.ServicerContext) -> Any:
@@ -101,21 +101,21 @@ async def test_empty_message_of_their_client_is_a_message(foreign: Process) -> N
     assert requests == [Item()]
 
 
-async def test_binary_metadata_of_every_padding_comes_back_to_their_client(foreign: Process) -> None:
+async def test_binary_metadata_of_every_padding_comes_back_to_their_client(foreign: PeerProcess) -> None:
     async with serving(echo_metadata) as backend:
         answer = await foreign.ask("call", port=backend.port, metadata=pack(BINARY))
     assert answer["code"] == "OK"
     assert answer["trailing"] == pack(BINARY)
 
 
-async def test_many_large_messages_share_a_connection_of_their_client(foreign: Process) -> None:
+async def test_many_large_messages_share_a_connection_of_their_client(foreign: PeerProcess) -> None:
     async with serving() as backend:
         answer = await foreign.ask("bulk", port=backend.port, count=20, size=BULK)
         assert answer["sizes"] == [BULK] * 20
         assert backend.calls == 20
 
 
-async def test_their_generated_stub_calls_our_servicer(foreign: Process) -> None:
+async def test_their_generated_stub_calls_our_servicer(foreign: PeerProcess) -> None:
     class Bench(bench_pb2_grpc.BenchServicer):
         async def Echo(self, request: Any, context: Any) -> Any:
             return bench_pb2.Payload(note=f"{request.note} there")
@@ -131,7 +131,7 @@ async def test_their_generated_stub_calls_our_servicer(foreign: Process) -> None
 
 
 @grpcio_only
-async def test_response_above_their_limit_ends_the_call_only(foreign: Process) -> None:
+async def test_response_above_their_limit_ends_the_call_only(foreign: PeerProcess) -> None:
     async def behaviour(request: Any, context: lbkit.ServicerContext) -> Any:
         return Item(body=bytes(request.number))
 
@@ -145,7 +145,7 @@ async def test_response_above_their_limit_ends_the_call_only(foreign: Process) -
 
 
 @grpcio_only
-async def test_their_compressed_request_is_unimplemented(foreign: Process) -> None:
+async def test_their_compressed_request_is_unimplemented(foreign: PeerProcess) -> None:
     async with serving() as backend:
         requests = [{"size": 10_000}]
         answer = await foreign.ask("endings", port=backend.port, requests=requests, compress=True)
@@ -155,7 +155,7 @@ async def test_their_compressed_request_is_unimplemented(foreign: Process) -> No
         assert backend.calls == 0
 
 
-async def test_their_streaming_calls_are_unimplemented(foreign: Process) -> None:
+async def test_their_streaming_calls_are_unimplemented(foreign: PeerProcess) -> None:
     async with serving() as backend:
         assert await foreign.ask("streaming", port=backend.port) == {"codes": ["UNIMPLEMENTED"] * 3}
         answer = await foreign.ask("endings", port=backend.port, requests=[{"text": "next"}])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -29,7 +29,6 @@ from tests.support.servers import (
 
 pytestmark = pytest.mark.interop
 
-PEERS = ["grpcio_aio", "grpcio_blocking", "grpclib_peer"]
 METADATA: list[tuple[str, str | bytes]] = [
     ("x-text", "a, b"),
     ("x-many", "1"),
@@ -41,23 +40,10 @@ LARGE = 3 << 20
 GROWING_S = (0.2, 1.0, 5.0)  # for deadlines that must not pass before a handler in another process has begun
 
 
-@pytest.fixture(scope="module", params=PEERS)
-def other(request: pytest.FixtureRequest) -> Generator[PeerProcess, None, None]:
-    """A foreign implementation, ready for orders."""
-    with peer(request.param) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def port(other: PeerProcess) -> int:
-    """Where the foreign server listens."""
-    return int(other.ask_now("serve")["port"])
-
-
 @pytest_asyncio.fixture
-async def call(port: int) -> AsyncGenerator[Any, None]:
+async def call(foreign_port: int) -> AsyncGenerator[Any, None]:
     """Our client's multicallable for the foreign server."""
-    async with channel_to(port) as channel:
+    async with channel_to(foreign_port) as channel:
         yield unary(channel)
 
 
@@ -135,7 +121,7 @@ async def test_their_server_says_any_status(call: Any, details: str) -> None:
     assert error.trailing_metadata()["x-why-bin"] == b"\x00\xff"
 
 
-async def test_their_handler_ends_at_our_deadline(call: Any, other: PeerProcess) -> None:
+async def test_their_handler_ends_at_our_deadline(call: Any, foreign: PeerProcess) -> None:
     for timeout in GROWING_S:
         running = call(Item(text="wait"), timeout=timeout)
         await running.initial_metadata()
@@ -143,21 +129,21 @@ async def test_their_handler_ends_at_our_deadline(call: Any, other: PeerProcess)
         assert (await failure(running)).code() is StatusCode.DEADLINE_EXCEEDED
         if begun:
             break
-    await other.ask("cancelled")
+    await foreign.ask("cancelled")
 
 
-async def test_their_handler_ends_when_we_cancel(call: Any, other: PeerProcess) -> None:
+async def test_their_handler_ends_when_we_cancel(call: Any, foreign: PeerProcess) -> None:
     running = call(Item(text="wait"))
     async with asyncio.timeout(PATIENCE_S):
         await running.initial_metadata()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await other.ask("cancelled")
+    await foreign.ask("cancelled")
 
 
-async def test_their_server_does_not_know_the_method(port: int) -> None:
-    async with channel_to(port) as channel:
+async def test_their_server_does_not_know_the_method(foreign_port: int) -> None:
+    async with channel_to(foreign_port) as channel:
         error = await failure(raw(channel, UNKNOWN_PATH)(b"", timeout=PATIENCE_S))
         assert error.code() is StatusCode.UNIMPLEMENTED
 
@@ -176,8 +162,8 @@ async def test_two_hundred_calls_at_once_to_their_server(call: Any) -> None:
 # Their client, our server
 
 
-async def test_their_client_gets_message_and_metadata(ours: Ours, other: PeerProcess) -> None:
-    answer = await other.ask("call", port=ours.port, number=7, size=1000, metadata=pack(METADATA))
+async def test_their_client_gets_message_and_metadata(ours: Ours, foreign: PeerProcess) -> None:
+    answer = await foreign.ask("call", port=ours.port, number=7, size=1000, metadata=pack(METADATA))
     assert (answer["code"], answer["number"], answer["size"]) == ("OK", 7, 1000)
     for kind in ("initial", "trailing"):
         found = answer[kind]
@@ -187,15 +173,15 @@ async def test_their_client_gets_message_and_metadata(ours: Ours, other: PeerPro
 
 
 @pytest.mark.parametrize("details", DETAILS)
-async def test_their_client_gets_any_status(ours: Ours, other: PeerProcess, details: str) -> None:
-    answer = await other.ask("call", port=ours.port, text="abort", number=9, body=details)
+async def test_their_client_gets_any_status(ours: Ours, foreign: PeerProcess, details: str) -> None:
+    answer = await foreign.ask("call", port=ours.port, text="abort", number=9, body=details)
     assert (answer["code"], answer["details"]) == ("FAILED_PRECONDITION", details)
     assert answer["trailing"] == [["x-why", "because"], ["x-why-bin", {"hex": "00ff"}]]
 
 
-async def test_our_handler_ends_at_their_deadline(ours: Ours, other: PeerProcess) -> None:
+async def test_our_handler_ends_at_their_deadline(ours: Ours, foreign: PeerProcess) -> None:
     for timeout in GROWING_S:
-        answer = await other.ask("call", port=ours.port, text="wait", timeout=timeout)
+        answer = await foreign.ask("call", port=ours.port, text="wait", timeout=timeout)
         assert answer["code"] == "DEADLINE_EXCEEDED"
         assert answer["elapsed"] >= timeout * 0.95
         if ours.servicer.started.is_set():
@@ -204,9 +190,9 @@ async def test_our_handler_ends_at_their_deadline(ours: Ours, other: PeerProcess
         await ours.servicer.ended.wait()
 
 
-async def test_our_handler_ends_when_they_cancel(ours: Ours, other: PeerProcess) -> None:
+async def test_our_handler_ends_when_they_cancel(ours: Ours, foreign: PeerProcess) -> None:
     for patience in GROWING_S:  # they cannot know when our handler has begun
-        answer = await other.ask("call", port=ours.port, text="wait", cancel_after=patience)
+        answer = await foreign.ask("call", port=ours.port, text="wait", cancel_after=patience)
         assert answer["code"] == "CANCELLED"
         if ours.servicer.started.is_set():
             break
@@ -214,32 +200,32 @@ async def test_our_handler_ends_when_they_cancel(ours: Ours, other: PeerProcess)
         await ours.servicer.ended.wait()
 
 
-async def test_our_server_does_not_know_the_method(ours: Ours, other: PeerProcess) -> None:
-    answer = await other.ask("call", port=ours.port, unknown=True)
+async def test_our_server_does_not_know_the_method(ours: Ours, foreign: PeerProcess) -> None:
+    answer = await foreign.ask("call", port=ours.port, unknown=True)
     assert answer["code"] == "UNIMPLEMENTED"
     assert UNKNOWN_PATH in answer["details"]
 
 
-async def test_large_messages_to_and_from_their_client(ours: Ours, other: PeerProcess) -> None:
-    answer = await other.ask("call", port=ours.port, size=LARGE)
+async def test_large_messages_to_and_from_their_client(ours: Ours, foreign: PeerProcess) -> None:
+    answer = await foreign.ask("call", port=ours.port, size=LARGE)
     assert (answer["code"], answer["size"]) == ("OK", LARGE)
-    answer = await other.ask("call", port=ours.port, text="size", number=LARGE)
+    answer = await foreign.ask("call", port=ours.port, text="size", number=LARGE)
     assert (answer["code"], answer["size"]) == ("OK", LARGE)
 
 
-async def test_our_limit_reaches_their_client(ours: Ours, other: PeerProcess) -> None:
-    answer = await other.ask("call", port=ours.port, size=5 << 20)
+async def test_our_limit_reaches_their_client(ours: Ours, foreign: PeerProcess) -> None:
+    answer = await foreign.ask("call", port=ours.port, size=5 << 20)
     assert answer["code"] == "RESOURCE_EXHAUSTED"
     assert "4194304" in answer["details"]
 
 
-async def test_two_hundred_calls_at_once_from_their_client(ours: Ours, other: PeerProcess) -> None:
-    answer = await other.ask("many", port=ours.port, count=200)
+async def test_two_hundred_calls_at_once_from_their_client(ours: Ours, foreign: PeerProcess) -> None:
+    answer = await foreign.ask("many", port=ours.port, count=200)
     assert answer["numbers"] == list(range(200))
 
 
-async def test_our_graceful_stop_lets_their_call_finish(other: PeerProcess) -> None:
-    if other.name == "grpclib_peer":
+async def test_our_graceful_stop_lets_their_call_finish(foreign: PeerProcess) -> None:
+    if foreign.name == "grpclib":
         pytest.skip("grpclib closes its connection at the first GOAWAY, calls or no calls")
     started, go_on = asyncio.Event(), asyncio.Event()
 
@@ -249,7 +235,7 @@ async def test_our_graceful_stop_lets_their_call_finish(other: PeerProcess) -> N
         return request
 
     backend = await Backend(behaviour).start()
-    asking = asyncio.create_task(other.ask("call", port=backend.port, number=5))
+    asking = asyncio.create_task(foreign.ask("call", port=backend.port, number=5))
     await started.wait()
     stopping = asyncio.create_task(backend.server.stop(grace=PATIENCE_S))
     await until(lambda: all(each.state == DRAINING for each in backend.server._connections))
@@ -276,7 +262,7 @@ async def test_grpcio_balances_over_our_servers() -> None:
 
 
 async def test_we_balance_over_foreign_servers_of_each_kind() -> None:
-    with peer("grpcio_aio") as first, peer("grpclib_peer") as second:
+    with peer("grpcio_aio") as first, peer("grpclib") as second:
         ports = [int((await each.ask("serve"))["port"]) for each in (first, second)]
         async with channel_to(*ports) as channel:
             await all_connected(channel, 2)

@@ -1,6 +1,7 @@
-"""Other gRPC implementations as child processes that do what a test tells them, by JSON lines.
+"""Implementations of gRPC as child processes that do what a test tells them, by JSON lines.
 
-They run apart because grpcio starts threads of its own, which would trip the leak check.
+They run apart because grpcio starts threads of its own, which would trip the leak check, and because some are killed.
+``python -m tests.support.peers grpcio_aio`` does what the lines of its standard input say, until that ends.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Generator
@@ -18,6 +20,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[3]
 ANSWER_TIMEOUT_S = 30.0
+
+GRPCIO = ["grpcio_aio", "grpcio_blocking"]
+FOREIGN = [*GRPCIO, "grpclib"]
 
 
 class PeerProcess:
@@ -46,16 +51,25 @@ class PeerProcess:
         assert "broken" not in answer, answer["broken"]
         return answer
 
+    def kill(self) -> None:
+        """End it at once; its sockets are closed by the kernel."""
+        os.kill(self._process.pid, signal.SIGKILL)
+
+
+def environment() -> dict[str, str]:
+    """What a child process needs to find the packages and the tests."""
+    path = os.pathsep.join(str(each) for each in (ROOT, ROOT / "resolvers", ROOT / "balancers"))
+    return {**os.environ, "PYTHONPATH": path, "GRPC_VERBOSITY": "NONE"}
+
 
 @contextmanager
 def peer(name: str) -> Generator[PeerProcess, None, None]:
-    """Run ``tests.support.peers.<name>``; it ends when its standard input does."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GRPC_VERBOSITY": "NONE"}
+    """Run a peer, one of ``FOREIGN`` or ``lbkit``; it ends when its standard input does, or is killed."""
     with subprocess.Popen(
-        [sys.executable, "-m", f"tests.support.peers.{name}"],
+        [sys.executable, "-m", "tests.support.peers", name],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=environment,
+        env=environment(),
         cwd=ROOT,
         text=True,
     ) as process:

@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from typing import Any
 
 import grpclib
-from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.client import Channel, StreamStreamMethod, StreamUnaryMethod, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.const import Cardinality, Handler, Status
-from grpclib.events import RecvInitialMetadata, RecvTrailingMetadata, listen
-from grpclib.exceptions import GRPCError
+from grpclib.events import RecvInitialMetadata, RecvRequest, RecvTrailingMetadata, listen
+from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.server import Server, Stream
 
-from tests.support.peers.protocol import PATH, PATIENCE_S, UNKNOWN_PATH, pack, run, unpack
-from tests.support.protos import kinds_pb2
+from tests.support.peers.protocol import (
+    PATH,
+    PATIENCE_S,
+    UNKNOWN_PATH,
+    Ending,
+    Request,
+    at_once,
+    item_of,
+    listener,
+    pack,
+    unpack,
+)
+from tests.support.protos import bench_grpc, bench_pb2, kinds_pb2
 
 Item = kinds_pb2.Item
+
+
+class Bench(bench_grpc.BenchBase):
+    """A service with code generated for it on both sides."""
+
+    async def Echo(self, stream: Stream[Any, Any]) -> None:
+        """Send back what came."""
+        request = await stream.recv_message()
+        assert request is not None
+        await stream.send_message(request)
 
 
 class Kinds:
@@ -25,6 +45,8 @@ class Kinds:
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
+        self.handled = 0
+        self.remaining: float | None = None
 
     async def unary(self, stream: Stream[Any, Any]) -> None:
         """Do it."""
@@ -50,6 +72,11 @@ class Kinds:
         if request.text == "echo":
             await stream.send_trailing_metadata(metadata=[("x-kind", "trailing"), *mine])
 
+    async def note(self, event: RecvRequest) -> None:
+        """Count; told of each request before its handler is."""
+        self.handled += 1
+        self.remaining = None if event.deadline is None else event.deadline.time_remaining()
+
     def __mapping__(self) -> dict[str, Handler]:
         return {PATH: Handler(self.unary, Cardinality.UNARY_UNARY, Item, Item)}
 
@@ -63,11 +90,12 @@ class Peer:
 
     async def serve(self) -> dict[str, Any]:
         """Start a server."""
-        server = Server([self.servicer])
-        listener = socket.create_server(("127.0.0.1", 0))
-        await server.start(sock=listener)
+        server = Server([self.servicer, Bench()])
+        listen(server, RecvRequest, self.servicer.note)
+        sock = listener()
+        await server.start(sock=sock)
         self.servers.append(server)
-        return {"port": listener.getsockname()[1]}
+        return {"port": sock.getsockname()[1]}
 
     async def cancelled(self) -> dict[str, Any]:
         """Wait for a handler's end."""
@@ -130,18 +158,64 @@ class Peer:
             answers = await asyncio.gather(*(method(Item(number=n)) for n in range(count)))
             return {"numbers": [answer.number for answer in answers]}
 
+    async def seen(self) -> dict[str, Any]:
+        """Say what came to the servicer."""
+        return {"handled": self.servicer.handled, "remaining": self.servicer.remaining}
+
+    async def endings(self, port: int, requests: list[Request]) -> dict[str, Any]:
+        """Make calls one after the other; say how each ended."""
+        endings: list[Ending] = []
+        async with Channel("127.0.0.1", port) as channel:
+            method: Any = UnaryUnaryMethod(channel, PATH, Item, Item)
+            for each in requests:
+                try:
+                    answer = await method(item_of(each), timeout=each.get("timeout", PATIENCE_S))
+                    endings.append(["OK", "", len(answer.body)])
+                except GRPCError as error:
+                    endings.append([error.status.name, error.message or "", 0])
+                except TimeoutError:
+                    endings.append(["DEADLINE_EXCEEDED", "", 0])
+                except StreamTerminatedError as error:  # grpclib has no status for a broken connection
+                    endings.append(["UNAVAILABLE", str(error), 0])
+        return {"endings": endings}
+
+    async def bulk(self, port: int, count: int, size: int) -> dict[str, Any]:
+        """Send large messages at the same time."""
+        async with Channel("127.0.0.1", port) as channel:
+            method: Any = UnaryUnaryMethod(channel, PATH, Item, Item)
+            item = item_of({"size": size})
+            answers = await at_once(count, lambda: method(item, timeout=PATIENCE_S))
+        return {"sizes": [len(answer.body) for answer in answers]}
+
+    async def generated(self, port: int, note: str) -> dict[str, Any]:
+        """Call with a generated stub."""
+        async with Channel("127.0.0.1", port) as channel:
+            stub = bench_grpc.BenchStub(channel)
+            answer = await stub.Echo(bench_pb2.Payload(note=note), timeout=PATIENCE_S)
+        return {"note": answer.note}
+
+    async def streaming(self, port: int) -> dict[str, Any]:
+        """Call a method of each streaming kind."""
+        codes: list[str] = []
+        service = PATH.rpartition("/")[0]
+        async with Channel("127.0.0.1", port) as channel:
+            item = Item()
+            methods: list[tuple[Any, Any]] = [
+                (UnaryStreamMethod(channel, f"{service}/UnaryStream", Item, Item), item),
+                (StreamUnaryMethod(channel, f"{service}/StreamUnary", Item, Item), [item]),
+                (StreamStreamMethod(channel, f"{service}/StreamStream", Item, Item), [item]),
+            ]
+            for method, request in methods:
+                try:
+                    await method(request, timeout=PATIENCE_S)
+                    codes.append("OK")
+                except GRPCError as error:
+                    codes.append(error.status.name)
+        return {"codes": codes}
+
     async def stop(self) -> None:
         """End the servers."""
         for server in self.servers:
             server.close()
             with contextlib.suppress(grpclib.GRPCError):
                 await server.wait_closed()
-
-
-async def main() -> None:
-    """Run."""
-    await run(Peer())
-
-
-if __name__ == "__main__":
-    asyncio.run(main())
