@@ -106,11 +106,12 @@ class ServerCall(ServicerContext):
         if end:
             self.data(b"", True)
 
-    def refuse(self, status: Status, http_status: int = 200) -> None:
-        """End the call without running the handler."""
+    def refuse(self, status: Status, http_status: int = 200, fields: tuple[Field, ...] = ()) -> None:
+        """End the call without running the handler; ``fields`` go with the response headers."""
         prefix = _HEAD
-        if http_status != 200:
-            prefix = Prefix(((b":status", b"%d" % http_status), (b"content-type", b"application/grpc")))
+        if http_status != 200 or fields:
+            head = (b":status", b"%d" % http_status), (b"content-type", b"application/grpc")
+            prefix = Prefix((*head, *fields))
         self._end_stream(status, prefix)
 
     # The stream's sink

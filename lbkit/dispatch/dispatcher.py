@@ -88,7 +88,8 @@ class Dispatcher:
             handler = self._handlers.find(head.path, head.metadata)
         except RequestRefused as refused:
             if refused.from_grpc:
-                self._refuse(connection, stream, Status(refused.code, refused.details), refused.http_status)
+                status = Status(refused.code, refused.details)
+                self._refuse(connection, stream, status, refused.http_status, refused.fields)
             else:
                 answer = stream.sink = HttpAnswer(connection, stream, refused)
                 if end:
@@ -117,9 +118,14 @@ class Dispatcher:
         )
 
     def _refuse(
-        self, connection: ServerConnection, stream: Stream, status: Status, http_status: int = 200
+        self,
+        connection: ServerConnection,
+        stream: Stream,
+        status: Status,
+        http_status: int = 200,
+        fields: tuple[Field, ...] = (),
     ) -> None:
-        ServerCall(self, connection, stream).refuse(status, http_status)
+        ServerCall(self, connection, stream).refuse(status, http_status, fields)
 
     def _explain(self, path: bytes, handler: Handler | None) -> str:
         name = path.decode("latin-1")

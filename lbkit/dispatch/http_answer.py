@@ -56,7 +56,7 @@ class HttpAnswer:
         fields = [
             (b":status", b"%d" % refused.http_status),
             (b"content-type", b"text/plain; charset=utf-8"),
-            *([(b"allow", b"POST")] if refused.http_status == 405 else []),  # RFC 9110 15.5.6
+            *refused.fields,
             *status_fields(Status(refused.code, refused.details)),
         ]
         engine.send_headers(stream, None, fields, refused.to_head)

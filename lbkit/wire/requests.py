@@ -10,6 +10,7 @@ from lbkit.wire.metadata import Field, decode_metadata
 from lbkit.wire.timeout import decode_timeout
 
 _TYPE = b"application/grpc"
+_IDENTITY = b"identity"
 
 
 def request_prefix(*, path: str, authority: str, scheme: str, user_agent: str) -> Prefix:
@@ -42,15 +43,18 @@ class RequestHead:
         """Read the fields of a request that passed HTTP/2's own checks.
 
         Raises:
-            RequestRefused: not a gRPC request; carries the HTTP status to answer with.
-            WireFault: INTERNAL, a gRPC header is malformed.
+            RequestRefused: not a gRPC request, or not one that can be served; carries what to answer with.
+            WireFault: INTERNAL, a ``-bin`` value is not base64.
         """
         self.fields = fields
         self.path = b""
         self.timeout_s: float | None = None
         self._metadata: Metadata | None = None
         method = kind = b""
+        timeout: bytes | None = None
+        encoding = _IDENTITY
         binary = False
+        hosts = 0
         for name, value in fields:
             # Ordered by how early a client may stop the comparison; seven of these come with every call.
             if name == b":path":
@@ -60,19 +64,34 @@ class RequestHead:
             elif name == b"content-type":
                 kind = value
             elif name == b"grpc-timeout":
-                self.timeout_s = decode_timeout(value)
-            elif name == b"grpc-encoding" and value != b"identity":
-                raise WireFault(
-                    StatusCode.UNIMPLEMENTED, f"grpc-encoding {value.decode('latin-1')!r} is not known here"
-                )
+                timeout = value
+            elif name == b"grpc-encoding":
+                encoding = value
+            elif name == b"host":
+                hosts += 1
             elif name[-4:] == b"-bin":
                 binary = True
         if method != b"POST":
             text = f"method {method.decode('latin-1')!r}; gRPC uses POST"
-            raise RequestRefused(405, StatusCode.INTERNAL, text, method=method, content_type=kind)
+            allow = ((b"allow", b"POST"),)  # RFC 9110 15.5.6
+            raise RequestRefused(405, StatusCode.INTERNAL, text, allow, method=method, content_type=kind)
         if kind != _TYPE and not is_grpc(kind):
             text = f"content-type {kind.decode('latin-1')!r} is not application/grpc"
             raise RequestRefused(415, StatusCode.UNKNOWN, text, method=method, content_type=kind)
+        if hosts > 1:  # one is passed over: whatever it says, :authority counts (gRFC A41)
+            text = f"{hosts} host headers"
+            raise RequestRefused(400, StatusCode.INTERNAL, text, method=method, content_type=kind)
+        if timeout is not None:
+            try:
+                self.timeout_s = decode_timeout(timeout)
+            except WireFault as fault:
+                raise RequestRefused(
+                    400, fault.code, fault.details, method=method, content_type=kind
+                ) from None
+        if encoding != _IDENTITY:
+            text = f"grpc-encoding {encoding.decode('latin-1')!r} is not known here"
+            known = ((b"grpc-accept-encoding", _IDENTITY),)
+            raise RequestRefused(200, StatusCode.UNIMPLEMENTED, text, known, method=method, content_type=kind)
         if binary:
             self._metadata = decode_metadata(fields)  # now, as it may be refused
 
@@ -89,18 +108,27 @@ def is_grpc(content_type: bytes) -> bool:
 
 
 class RequestRefused(WireFault):
-    """Not a gRPC request: answered with an HTTP status of its own.
+    """Not a gRPC request, or not one that can be served: answered with headers of its own.
 
     Attributes:
-        http_status: 405 or 415.
+        http_status: 400, 405 or 415; 200 where only the gRPC status says that something is wrong.
+        fields: what the answer says beside the status.
         from_grpc: whether the content-type says that a gRPC client sent it, which reads no web pages.
         to_head: whether the answer must have no content (RFC 9110 9.3.2).
     """
 
     def __init__(
-        self, http_status: int, code: StatusCode, details: str, *, method: bytes, content_type: bytes
+        self,
+        http_status: int,
+        code: StatusCode,
+        details: str,
+        fields: tuple[Field, ...] = (),
+        *,
+        method: bytes,
+        content_type: bytes,
     ) -> None:
         super().__init__(code, details)
         self.http_status = http_status
+        self.fields = fields
         self.from_grpc = content_type.startswith(_TYPE)
         self.to_head = method == b"HEAD"

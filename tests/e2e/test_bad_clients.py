@@ -78,15 +78,20 @@ REFUSED: dict[str, tuple[list[Field], dict[bytes, bytes], str]] = {
     **{
         f"grpc-timeout {value.decode()}": (
             request_fields((b"grpc-timeout", value)),
-            {b"grpc-status": b"13"},
+            {b":status": b"400", b"grpc-status": b"13"},
             "malformed grpc-timeout",
         )
         for value in (b"1", b"S", b"1x", b"-1S", b"1.5S", b"123456789S")
     },
+    "two hosts": (
+        [*request_fields((b"host", b"a")), (b"host", b"a")],
+        {b":status": b"400", b"grpc-status": b"13"},
+        "host",
+    ),
     "bad base64": (request_fields((b"x-a-bin", b"?")), {b"grpc-status": b"13"}, "x-a-bin"),
     "unknown encoding": (
         request_fields((b"grpc-encoding", b"snappy")),
-        {b"grpc-status": b"12"},
+        {b":status": b"200", b"grpc-status": b"12", b"grpc-accept-encoding": b"identity"},
         "snappy",
     ),
 }

@@ -45,9 +45,9 @@ def good(peer: RawPeer, stream_id: int) -> bytes:
     )
 
 
-def only(*fields: tuple[bytes, bytes]) -> Say:
-    """An answer of one header block that ends the stream."""
-    return lambda peer, stream_id: peer.headers(stream_id, fields, end=True)
+def only(*fields: tuple[bytes, bytes], end: bool = True) -> Say:
+    """An answer of one header block; by default it ends the stream."""
+    return lambda peer, stream_id: peer.headers(stream_id, fields, end=end)
 
 
 def trailers(*fields: tuple[bytes, bytes], body: bytes = GOOD) -> Say:
@@ -125,6 +125,7 @@ ANSWERS: dict[str, tuple[Say, StatusCode, str]] = {
         "4294967295",
     ),
     "bad base64 in trailers": (trailers(*TRAILERS, (b"x-bin", b"!")), StatusCode.INTERNAL, "x-bin"),
+    "bad base64 in headers": (only(*RESPONSE, (b"x-bin", b"!"), end=False), StatusCode.INTERNAL, "x-bin"),
     "a web page": (html, StatusCode.UNKNOWN, "text/html"),
     "third header block": (third_block, StatusCode.INTERNAL, "HEADERS in mid-stream"),
     "pseudo-header in trailers": (pseudo_in_trailers, StatusCode.INTERNAL, "malformed trailers"),

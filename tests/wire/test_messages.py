@@ -60,6 +60,25 @@ def test_no_message_at_all_is_refused() -> None:
     assert refused(b"") == (StatusCode.INTERNAL, "no message where there must be one")
 
 
+@pytest.mark.parametrize("violation", [StatusCode.INTERNAL, StatusCode.UNIMPLEMENTED])
+def test_wrong_number_of_messages_has_the_code_of_the_side(violation: StatusCode) -> None:
+    """The specification has UNIMPLEMENTED, which on the client would be taken for the server's word."""
+    with pytest.raises(WireFault, match="no message") as none:
+        OneMessage(1000, violation).finish()
+    with pytest.raises(WireFault, match="more than one message") as two:
+        OneMessage(1000, violation).feed(frame_message(b"abc") * 2)
+    assert none.value.code is two.value.code is violation
+
+
+@pytest.mark.parametrize("data", [b"\x00", b"\x00\x00\x00\x00\x02a", b"\x02\x00\x00\x00\x00"])
+def test_message_that_is_bad_by_itself_is_internal_on_both_sides(data: bytes) -> None:
+    message = OneMessage(1000, StatusCode.UNIMPLEMENTED)
+    with pytest.raises(WireFault) as caught:  # noqa: PT012  # either of the two may find out
+        message.feed(data)
+        message.finish()
+    assert caught.value.code is StatusCode.INTERNAL
+
+
 @pytest.mark.parametrize("size", [1, 4, 5, 7])
 def test_message_cut_short_is_refused(size: int) -> None:
     code, details = refused(frame_message(b"abc")[:size])

@@ -68,6 +68,14 @@ def test_other_methods_get_405(method: bytes) -> None:
     assert method.decode() in details
 
 
+def test_refused_method_is_told_the_right_one() -> None:
+    """RFC 9110 15.5.6."""
+    with pytest.raises(RequestRefused) as caught:
+        RequestHead(with_field(b":method", b"HEAD"))
+    assert caught.value.fields == ((b"allow", b"POST"),)
+    assert caught.value.to_head
+
+
 @pytest.mark.parametrize(
     "kind", [b"text/html", b"application/grpcfoo", b"application/grpc+json", b"application/json"]
 )
@@ -93,20 +101,40 @@ def test_missing_te_is_served() -> None:
     assert RequestHead(tuple(field for field in FIELDS if field[0] != b"te")).path == b"/pkg.Service/Method"
 
 
-def test_malformed_timeout_is_internal() -> None:
-    code, details = faulty((b"grpc-timeout", b"1x"))
-    assert code is StatusCode.INTERNAL
-    assert "malformed grpc-timeout b'1x'" in details
+@pytest.mark.parametrize("value", [b"1x", b"", b"123456789S"])
+def test_malformed_timeout_gets_400(value: bytes) -> None:
+    http, code, details = refused((*FIELDS, (b"grpc-timeout", value)))
+    assert (http, code) == (400, StatusCode.INTERNAL)
+    assert f"malformed grpc-timeout {value!r}" in details
+
+
+def test_what_is_no_grpc_is_refused_for_that_first() -> None:
+    fields = (*with_field(b"content-type", b"text/html"), (b"grpc-timeout", b"1x"), (b"grpc-encoding", b"br"))
+    assert refused(fields)[0] == 415
+
+
+def test_two_hosts_get_400() -> None:
+    host = (b"host", b"greeter:80")
+    assert refused((*FIELDS, host, host)) == (400, StatusCode.INTERNAL, "2 host headers")
+
+
+def test_one_host_is_passed_over() -> None:
+    """``:authority`` counts, whatever ``host`` says (gRFC A41)."""
+    head = RequestHead((*FIELDS, (b"host", b"another:80")))
+    assert head.metadata() == (("user-agent", "me/1"),)
 
 
 def test_bad_base64_is_internal() -> None:
     assert faulty((b"x-bin", b"!"))[0] is StatusCode.INTERNAL
 
 
-def test_unknown_encoding_is_unimplemented() -> None:
-    code, details = faulty((b"grpc-encoding", b"snappy"))
-    assert code is StatusCode.UNIMPLEMENTED
-    assert "'snappy'" in details
+@pytest.mark.parametrize("encoding", [b"snappy", b""])
+def test_unknown_encoding_is_unimplemented_and_says_what_is_known(encoding: bytes) -> None:
+    with pytest.raises(RequestRefused, match="is not known here") as caught:
+        RequestHead((*FIELDS, (b"grpc-encoding", encoding)))
+    assert (caught.value.http_status, caught.value.code) == (200, StatusCode.UNIMPLEMENTED)
+    assert caught.value.fields == ((b"grpc-accept-encoding", b"identity"),)
+    assert caught.value.from_grpc
 
 
 def test_identity_encoding_is_served() -> None:
