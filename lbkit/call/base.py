@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lbkit.call.foreign_answer import ForeignAnswer
-from lbkit.errors import Attempt, MetadataError, RpcError
-from lbkit.foreign import rpc_error_class
+from lbkit.call.record import CANCELLED, CallRecord
+from lbkit.errors import MetadataError
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.hpack import Field, list_size
 from lbkit.http2.stream import CLOSED, NULL_SINK, Stream
-from lbkit.metadata import EMPTY, Metadata, MetadataLike
+from lbkit.metadata import MetadataLike
 from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked
 from lbkit.resolution import CallConfig, MethodConfig
 from lbkit.status import Status, StatusCode
@@ -33,8 +32,6 @@ from lbkit.wire.timeout import encode_timeout
 
 if TYPE_CHECKING:
     from lbkit.call.multicallable import MultiCallable
-    from lbkit.channel import Channel
-    from lbkit.deadline import Bucket
     from lbkit.subchannel import Subchannel
 
 _log = logging.getLogger("lbkit.call")
@@ -53,7 +50,6 @@ _NOT_OURS_TO_SAY = frozenset(
     )
 )
 _LATE_S = 0.001  # a call that waited longer than this tells the server what is left of its timeout
-CANCELLED = Status(StatusCode.CANCELLED, "cancelled by the application")
 
 
 # What an application says with a call: time-out, metadata, wait-for-ready, and the limits for a request and for a
@@ -61,38 +57,10 @@ CANCELLED = Status(StatusCode.CANCELLED, "cancelled by the application")
 CallOptions: TypeAlias = tuple[float | None, MetadataLike, bool | None, int | None, int | None]
 
 
-class Call:
+class Call(CallRecord):
     """One running call. It starts when it is made."""
 
-    __slots__ = (
-        "__weakref__",
-        "_began",
-        "_callbacks",
-        "_channel",
-        "_config",
-        "_connection",
-        "_deadline",
-        "_earlier",
-        "_fields",
-        "_future",
-        "_head",
-        "_head_future",
-        "_metadata",
-        "_method",
-        "_picked",
-        "_request_limit",
-        "_response_limit",
-        "_sent",
-        "_status",
-        "_stream",
-        "_subchannel",
-        "_took",
-        "_trailing",
-        "_wait_for_ready",
-        "bucket",
-    )
-
-    bucket: Bucket | None  # set by Deadlines
+    __slots__ = ()
 
     def __init__(self, method: MultiCallable, options: CallOptions, size: int) -> None:
         """Start a call. Made by multicallables, not by applications.
@@ -105,28 +73,17 @@ class Call:
         Raises:
             MetadataError: the metadata must not go on the wire.
         """
+        CallRecord.__init__(self)
         timeout, metadata, wait_for_ready, request_limit, response_limit = options
         channel = method.channel
         self._method = method
-        self._channel: Channel = channel
+        self._channel = channel
         self._metadata = metadata
-        self._status: Status | None = None
-        self.bucket = None
-        self._stream: Stream | None = None
-        self._connection: ClientConnection | None = None
-        self._picked: Picked | None = None  # the pick that is to be told when it is done
-        self._subchannel: Subchannel | None = None  # the last one picked
-        self._future: asyncio.Future[None] | None = None  # made when somebody waits for the end
-        self._head_future: asyncio.Future[None] | None = None
-        self._head: tuple[Field, ...] | None = None
-        self._trailing: Metadata = EMPTY
-        self._callbacks: list[Callable[[Any], object]] | None = None
-        self._earlier: list[Attempt] | None = None  # attempts before the present one
         self._fields = encode_metadata(metadata) if metadata else []
         self._sent = self._began = channel.clock.time()
         refusal = None
         try:
-            self._config: CallConfig = channel.select(self)
+            self._config = channel.select(self)
         except Exception as error:  # a stranger's call selector: its mistake ends this call, nothing else
             _log.exception("the call selector of %s raised", channel.target)
             self._config = CallConfig(MethodConfig())
@@ -186,70 +143,7 @@ class Call:
     def _over(self) -> None:
         """Let go of everything, and wake who waits: the call has its status."""
 
-    # What pickers and selectors read (CallInfo)
-
-    @property
-    def method(self) -> str:
-        """The full method name, ``/package.Service/Method``."""
-        return self._method.path
-
-    @property
-    def metadata(self) -> Metadata:
-        """What the application sends."""
-        given = self._metadata
-        # Not of what was given: that may be an iterator, used up, or a list, changed since.
-        return given if isinstance(given, Metadata) else decode_metadata(self._fields)
-
-    @property
-    def attributes(self) -> Any:
-        """What the call selector attached."""
-        return self._config.attributes
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that the call runs on."""
-        return self._channel.loop
-
     # For the application
-
-    async def initial_metadata(self) -> Metadata:
-        """Wait for what the server sends before its answer; empty if the call ended without."""
-        if self._head is None and self._status is None:
-            if self._head_future is None:
-                self._head_future = self._channel.loop.create_future()
-            await asyncio.shield(self._head_future)
-        return self._initial()
-
-    async def trailing_metadata(self) -> Metadata:
-        """Wait for the end of the call; return what came with the status."""
-        await self._end()
-        return self._trailing
-
-    async def code(self) -> StatusCode:
-        """Wait for the end of the call; return its status code. Does not raise for a failed call."""
-        return (await self._end()).code
-
-    async def details(self) -> str:
-        """Wait for the end of the call; return the text of its status."""
-        return (await self._end()).details
-
-    async def wait_for_connection(self) -> None:
-        """Wait until the server has begun to answer, or raise as ``await`` would."""
-        await self.initial_metadata()
-        if self._status is not None:
-            self.raise_for_status()
-
-    def raise_for_status(self) -> None:
-        """Raise what the call ended with, if that is not OK.
-
-        Raises:
-            RpcError: the call ended with a status other than OK.
-            CancelledError: it was cancelled here.
-        """
-        if self._status is CANCELLED:
-            raise asyncio.CancelledError
-        if self._status is not None and self._status.code is not StatusCode.OK:
-            raise self._error()
 
     def cancel(self) -> bool:
         """End the call with CANCELLED, here and on the server. False if it is over already."""
@@ -260,32 +154,6 @@ class Call:
         self._finish(CANCELLED)
         self._leave_queues()
         return True
-
-    def cancelled(self) -> bool:
-        """Whether the call was cancelled here; CANCELLED from the server is a status like any other."""
-        return self._status is CANCELLED
-
-    def done(self) -> bool:
-        """Whether the call is over."""
-        return self._status is not None
-
-    def time_remaining(self) -> float | None:
-        """Return the seconds left until the deadline, at least 0; None without a deadline."""
-        return None if self._deadline is None else max(0.0, self._deadline - self._channel.clock.time())
-
-    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
-        """Call ``callback(call)`` at the end of the call; at once if it is over."""
-        if self._status is not None:
-            callback(self)
-        elif self._callbacks is None:
-            self._callbacks = [callback]
-        else:
-            self._callbacks.append(callback)
-
-    @property
-    def backend(self) -> str | None:
-        """The endpoint that the call was last sent to, as text; None before the first pick."""
-        return str(self._subchannel.endpoint) if self._subchannel else None
 
     # Attempts
 
@@ -525,59 +393,6 @@ class Call:
         if self._callbacks is not None:
             for callback in self._callbacks:
                 self._channel.loop.call_soon(callback, self)
-
-    def ending(self) -> asyncio.Future[None]:
-        """Return what is done when the call is; cancelled, together with it, by who gives up waiting for a response."""
-        if self._future is None:
-            self._future = self._channel.loop.create_future()
-        return self._future
-
-    async def _end(self) -> Status:
-        """Wait for the end of the call. Only who awaits the call itself cancels it by giving up, as in grpc.aio."""
-        if self._status is None:
-            try:
-                await asyncio.shield(self.ending())
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                self.cancel()  # a task that awaited the call was cancelled, and the future with it
-        assert self._status is not None, "woken before the end"
-        return self._status
-
-    def _initial(self) -> Metadata:
-        try:
-            return decode_metadata(self._head) if self._head else EMPTY
-        except WireFault:  # the call failed for that, or the answer is not gRPC's
-            return EMPTY
-
-    def _this_attempt(self) -> Attempt:
-        return Attempt(str(self._subchannel.endpoint) if self._subchannel else "", self._sent - self._began)
-
-    def _too_late(self) -> Status:
-        """Return DEADLINE_EXCEEDED, and say what the time was spent on."""
-        now = self._channel.clock.time()
-        took = f"after {now - self._began:.3f} s"
-        if self._stream is None:
-            return Status(StatusCode.DEADLINE_EXCEEDED, f"{took}, all of it waiting for a backend")
-        answered = "headers received, no status" if self._head else "request sent, no answer"
-        picking, waiting = self._sent - self._began, now - self._sent
-        where = f"{picking:.3f} s picking, {waiting:.3f} s waiting for {self.backend} ({answered})"
-        return Status(StatusCode.DEADLINE_EXCEEDED, f"{took}: {where}")
-
-    def _error(self) -> RpcError:
-        assert self._status is not None, "no error before the end"
-        attempts = list(self._earlier or ())
-        if self._subchannel is not None:
-            attempts.append(self._this_attempt())
-        return rpc_error_class()(
-            self._status.code,
-            self._status.details,
-            initial_metadata=self._initial(),
-            trailing_metadata=self._trailing,
-            attempts=attempts,
-            elapsed_s=self._took,
-        )
 
 
 def wake(future: asyncio.Future[None]) -> None:
