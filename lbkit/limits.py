@@ -49,7 +49,8 @@ class Limits:
         control_frames_pause: our answers (ACKs, resets) that wait for a peer that does not read, at which we stop
             reading too.
         control_frames: the same, at which the connection ends.
-        resets_burst: streams reset by the peer, or by us for what it did. One that ends well allows for one more.
+        resets_burst: streams reset by the peer, or by us for what it did. One that ends well, or that was
+            cancelled while its handler ran, allows for one more.
         resets_rate: more of them for each second.
         glitches_burst: oddities that the RFC has us tolerate: frames on closed streams, of unknown types, PRIORITY.
         glitches_rate: more of them for each second.
@@ -131,9 +132,9 @@ class Counters:
 
     Attributes:
         seen: events that limits are about, by name: ``resets``, ``glitches``, ``pings``, ``settings``,
-            ``empty_frames``, ``priority_frames``, ``window_updates``, ``continuation_frames``, ...
+            ``empty_frames``, ``priority_frames``, ``window_updates``, ``continuation_frames``, ``keepalive_pings``, ...
         exceeded: how often a limit acted, by the name of its field in ``Limits`` (the burst of a bucket without
-            ``_burst``): ``max_concurrent_streams``, ``resets``, ``handshake_timeout_s``, ...
+            ``_burst``), or of the channel's option: ``max_concurrent_streams``, ``resets``, ``keepalive_timeout``, ...
     """
 
     __slots__ = ("exceeded", "seen")

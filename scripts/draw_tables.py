@@ -19,7 +19,7 @@ if str(ROOT) not in sys.path:
 
 from lbkit.http2 import stream  # noqa: E402 -- not importable before
 from lbkit.limits import Limits  # noqa: E402
-from lbkit.transport import state  # noqa: E402
+from lbkit.transport import keepalive, state  # noqa: E402
 
 PAGE = ROOT / "docs/design/http2.md"
 ENGINE = tuple(ROOT / f"lbkit/http2/{name}.py" for name in ("engine", "headers", "control", "guard"))
@@ -205,6 +205,7 @@ def _short(part: ast.Constant | ast.FormattedValue) -> str:
 TABLES = {
     "streams": lambda: machine(stream.STATE_NAMES, stream.INPUT_NAMES, stream.TRANSITIONS),
     "connections": lambda: machine(state.STATE_NAMES, state.INPUT_NAMES, state.TRANSITIONS),
+    "keepalive": lambda: machine(keepalive.STATE_NAMES, keepalive.INPUT_NAMES, keepalive.TRANSITIONS),
     "limits": limits,
     "rules": rules,
 }

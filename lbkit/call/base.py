@@ -269,6 +269,8 @@ class Call(CallRecord):
             and self._repeatable()
         ):
             self._earlier = [self._this_attempt()]
+            if self._connection is not None:
+                self._connection.refused()
             self._release(None)
             self._stream = None
             self.attempt()

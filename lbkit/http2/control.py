@@ -93,8 +93,12 @@ class Control(Outbound):
         code = unpack_u32(data)[0]
         self._closed.reset(stream_id, RESET_BY_PEER)
         self._forget(stream)
+        held = self.held
         stream.sink.reset(code, f"the peer reset the stream with {frames.error_name(code)}")
-        self._guard.reset(self._over(), f"RST_STREAM {frames.error_name(code)}")
+        if self.held > held:
+            self._guard.cancelled()
+        else:
+            self._guard.reset(self._over(), f"RST_STREAM {frames.error_name(code)}")
 
     # PRIORITY, RFC 9113 5.3.2 and 6.3
 

@@ -89,6 +89,13 @@ class Guard:
         """Count a stream that was refused through no fault of the peer."""
         self._ended_badly += 1
 
+    def cancelled(self) -> None:
+        """Count a stream that the peer reset while its handler ran: as one that ended well.
+
+        It counts as open until the handler has ended, so that who does this is bounded as all callers are.
+        """
+        self._counters.seen["resets"] += 1
+
     def reset(self, ended: int, what: str) -> None:
         """Count a stream reset by the peer, or by us for what it did (CVE-2023-44487, CVE-2025-8671).
 

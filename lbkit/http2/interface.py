@@ -111,7 +111,11 @@ class Engine(Protocol):
     """One end of one HTTP/2 connection."""
 
     held: int
-    """Server: streams that are closed, but whose handlers still run; they count as open for the peer's limit."""
+    """Server: streams that are closed, but whose handlers still run; they count as open for the peer's limit.
+
+    The sink raises it in ``reset`` if its handler has begun, and has it lowered when that has ended. The engine then
+    does not hold the reset against the peer: who cancels calls that run is bounded by the number of streams.
+    """
 
     @property
     def streams(self) -> Mapping[int, Stream]:

@@ -22,6 +22,11 @@ _KEEPALIVE = "keepalive_timeout"  # among the names of limits
 _KEEPALIVE_PING = b"\x02lbalive"  # no other's, so that traces show what it is
 _TOO_MANY_PINGS = b"too_many_pings"  # gRFC A8: what a server says that thinks so
 
+# After a refusal, streams are kept to what the server did admit, and to one more after each such time: some servers
+# count a stream for a moment longer than their clients, and refuse who is sent next at once, again and again.
+_REFUSED_S = 1.0
+_ANY_NUMBER = 2**31
+
 _log = logging.getLogger("lbkit.transport")
 
 
@@ -57,11 +62,30 @@ class ClientConnection(Connection):
         self.known_head: tuple[Field, ...] | None = None
         self.known_trailers: tuple[Field, ...] | None = None
         self._keepalive = None if setup.keepalive is None else Keepalive(setup.keepalive, loop.time())
+        self._admitted = _ANY_NUMBER  # streams at once, since a refusal
+        self._refused_at = 0.0
         self._gave_up_at = 0.0  # when a call was reset last that the server may have ignored
 
     def has_room(self) -> bool:
         """Whether the peer lets us open one more stream (RFC 9113 5.1.2)."""
-        return len(self.engine.streams) < self.engine.max_streams
+        number = len(self.engine.streams)
+        return number < self.engine.max_streams and (number < self._admitted or self._one_more())
+
+    def refused(self) -> None:
+        """Take note that the server refused a stream, within its own limit or just when it lowered that."""
+        self._admitted = max(1, min(self._admitted, len(self.engine.streams)))
+        self._refused_at = self.loop.time()
+
+    def _one_more(self) -> bool:
+        """Whether to try one stream more than the server admitted, as it has refused none for a while."""
+        now = self.loop.time()
+        if now < self._refused_at + _REFUSED_S:
+            return False
+        self._admitted += 1
+        self._refused_at = now
+        if self._admitted >= self.engine.max_streams:
+            self._admitted = _ANY_NUMBER
+        return True
 
     def wait_for_room(self, waiter: Waiter) -> None:
         """Queue a call until another one is over."""
@@ -86,7 +110,7 @@ class ClientConnection(Connection):
 
     def reset_stream(self, stream: Stream, code: ErrorCode) -> None:
         """Reset a stream that nobody waits for any more; the next call gets its room."""
-        if self._keepalive is not None:
+        if self._keepalive is not None and code != ErrorCode.NO_ERROR:  # which is for an early answer
             self._gave_up_at = self.loop.time()
         self.engine.reset(stream, code)
         self.kick()

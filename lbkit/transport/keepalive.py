@@ -29,7 +29,7 @@ TRANSITIONS = (
 )  # fmt: skip
 
 _LATE_S = 0.05  # more than a timer that is kept is ever late
-_DOUBT_S = 0.02  # in that time the event loop reads every socket once
+_DOUBT_S = 0.2  # in that time the event loop reads every socket, also if it has much to catch up on
 
 
 class KeepalivePolicy:

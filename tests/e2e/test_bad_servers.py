@@ -18,6 +18,7 @@ from tests.support.servers import (
     RawPeer,
     channel_to,
     failure,
+    listening,
     raw_server,
     unary,
     until,
@@ -280,8 +281,6 @@ async def test_answer_before_the_whole_request_stops_the_sending() -> None:
             came += len(found.payload)
         assert came <= 1000, "more than the window, which was used up before the answer"
 
-    from tests.support.servers import listening
-
     reset = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -310,6 +309,45 @@ async def test_refused_stream_is_tried_again_at_once() -> None:
         running = unary(channel)(Item(), timeout=PATIENCE_S)
         assert await running == Item(text="good")
         assert len(server.heads) == 2
+
+
+async def test_calls_refused_by_a_full_server_wait_until_it_has_room() -> None:
+    """Sent again at once they would be refused again, and a second refusal is the end (gRFC A6)."""
+    refused: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = RawPeer(reader, writer)
+        admitted: int | None = None
+
+        def release(stream_id: int) -> None:
+            nonlocal admitted
+            admitted = None
+            writer.write(good(peer, stream_id))
+
+        try:
+            await reader.readexactly(len(frames.PREFACE))
+            writer.write(settings_frame())  # which allows any number
+            while True:
+                found = await peer.next_frame()
+                if found.kind == frames.HEADERS:
+                    peer.decode(found.payload)
+                    if admitted is None:
+                        admitted = found.stream_id
+                    else:
+                        refused.append(found.stream_id)
+                        writer.write(reset_frame(found.stream_id, ErrorCode.REFUSED_STREAM))
+                elif found.kind == frames.DATA and found.stream_id == admitted:
+                    asyncio.get_running_loop().call_later(0.01, release, admitted)  # others come meanwhile
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            await peer.close()
+
+    async with listening(serve) as port, channel_to(port) as channel:
+        await channel.ready(PATIENCE_S)
+        calls = [unary(channel)(Item(), timeout=PATIENCE_S) for _ in range(6)]
+        assert await asyncio.gather(*calls) == [Item(text="good")] * 6
+        assert len(refused) == 5
 
 
 async def test_call_refused_twice_is_unavailable_with_both_attempts() -> None:

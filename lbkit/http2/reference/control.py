@@ -90,8 +90,12 @@ class H2Control(H2Headers):
             text = f"{error_name(code)} (h2)"
             self.counters.seen["stream_faults"] += 1
             self._forget_reset(stream)
+        held = self.held
         stream.sink.reset(code, text)
-        self._guard.reset(self._over(), text)
+        if event.remote_reset and self.held > held:
+            self._guard.cancelled()
+        else:
+            self._guard.reset(self._over(), text)
 
     def _on_settings(self) -> None:
         # The layer above keeps to it; h2 would raise on a stream too many, also if the limit fell meanwhile.
