@@ -63,29 +63,31 @@ class ClientConnection(Connection):
         self.known_trailers: tuple[Field, ...] | None = None
         self._keepalive = None if setup.keepalive is None else Keepalive(setup.keepalive, loop.time())
         self._admitted = _ANY_NUMBER  # streams at once, since a refusal
-        self._refused_at = 0.0
+        self._relaxing: asyncio.TimerHandle | None = None
         self._gave_up_at = 0.0  # when a call was reset last that the server may have ignored
 
     def has_room(self) -> bool:
         """Whether the peer lets us open one more stream (RFC 9113 5.1.2)."""
         number = len(self.engine.streams)
-        return number < self.engine.max_streams and (number < self._admitted or self._one_more())
+        return number < self.engine.max_streams and number < self._admitted
 
     def refused(self) -> None:
-        """Take note that the server refused a stream, within its own limit or just when it lowered that."""
-        self._admitted = max(1, min(self._admitted, len(self.engine.streams)))
-        self._refused_at = self.loop.time()
+        """Take note that the server refused a stream. If it was for want of room, leave it more for a while."""
+        number = len(self.engine.streams)
+        if self._waiting or number + 1 >= self.engine.max_streams:
+            self._admitted = max(1, min(self._admitted, number))
+            if self._relaxing is None:
+                self._relaxing = self.loop.call_later(_REFUSED_S, self._admit_more)
 
-    def _one_more(self) -> bool:
-        """Whether to try one stream more than the server admitted, as it has refused none for a while."""
-        now = self.loop.time()
-        if now < self._refused_at + _REFUSED_S:
-            return False
+    def _admit_more(self) -> None:
+        """Try one stream more than the server admitted, until that is no bound any more."""
+        self._relaxing = None
         self._admitted += 1
-        self._refused_at = now
-        if self._admitted >= self.engine.max_streams:
+        if self._admitted >= min(self.engine.max_streams, len(self.engine.streams) + len(self._waiting)):
             self._admitted = _ANY_NUMBER
-        return True
+        else:
+            self._relaxing = self.loop.call_later(_REFUSED_S, self._admit_more)
+        self.serve_waiting()
 
     def wait_for_room(self, waiter: Waiter) -> None:
         """Queue a call until another one is over."""
@@ -121,6 +123,9 @@ class ClientConnection(Connection):
         """Tell the dialler when the handshake is over, and the owner when no more calls should come."""
         if not self.ready.done() and self.state != HANDSHAKE:
             self.ready.set_result(None)
+        if self.state > OPEN and self._relaxing is not None:
+            self._relaxing.cancel()
+            self._relaxing = None
         if self.state > OPEN and self._owner is not None:
             owner, self._owner = self._owner, None
             owner.connection_unusable(self, self.end_reason)
