@@ -32,6 +32,7 @@ from lbkit.wire.timeout import encode_timeout
 
 if TYPE_CHECKING:
     from lbkit.call.multicallable import MultiCallable
+    from lbkit.deadline import Bucket
     from lbkit.subchannel import Subchannel
 
 _log = logging.getLogger("lbkit.call")
@@ -61,6 +62,8 @@ class Call(CallRecord):
     """One running call. It starts when it is made."""
 
     __slots__ = ()
+
+    bucket: Bucket | None  # set by Deadlines
 
     def __init__(self, method: MultiCallable, options: CallOptions, size: int) -> None:
         """Start a call. Made by multicallables, not by applications.

@@ -59,7 +59,6 @@ class CallRecord:
         "bucket",
     )
 
-    bucket: Bucket | None  # set by Deadlines
     _method: MultiCallable
     _channel: Channel
     _config: CallConfig
@@ -74,7 +73,7 @@ class CallRecord:
     _response_limit: int
 
     def __init__(self) -> None:
-        self.bucket = None
+        self.bucket: Bucket | None = None  # set by Deadlines
         self._status: Status | None = None
         self._stream: Stream | None = None
         self._connection: ClientConnection | None = None
