@@ -9,6 +9,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -16,6 +18,7 @@ import lbkit
 from lbkit.protos import demo
 
 _LONGEST_WORK_S = 60.0
+_PIECE_BYTES = 2**20
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -36,6 +39,30 @@ class Echo:
         return demo.SayReply(text=request.text, backend=self._name)
 
 
+class Files:
+    """Serves the files of a folder, but none of folders in it.
+
+    Args:
+        folder: where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    # Not async: it runs in a thread, where it may wait for the disk.
+    def Download(  # noqa: N802
+        self, request: demo.DownloadRequest, context: lbkit.BlockingContext
+    ) -> Iterator[demo.Piece]:
+        """Serve one download."""
+        # The name is looked up, and never made a path of: no name leads out of the folder.
+        files = {path.name: path for path in self._folder.iterdir() if path.is_file()}
+        if request.name not in files:
+            context.abort(lbkit.StatusCode.NOT_FOUND, f"there is no file {request.name!r}")
+        with files[request.name].open("rb") as file:
+            while data := file.read(_PIECE_BYTES):
+                yield demo.Piece(data=data)
+
+
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when the one that started it ends, however that ends. Linux only."""
     if sys.platform != "linux":
@@ -45,8 +72,14 @@ def die_with(parent: int) -> None:
         sys.exit(1)
 
 
-async def serve(listen: str, name: str, grace: float) -> None:
+async def serve(listen: str, name: str, grace: float, files: Path | None) -> None:
     """Serve until SIGTERM or SIGINT, and then until the calls in flight are over.
+
+    Args:
+        listen: where.
+        name: what it calls itself.
+        grace: seconds that calls get at the end.
+        files: a folder to serve, too.
 
     Raises:
         AddressError: ``listen`` cannot be read.
@@ -57,6 +90,8 @@ async def serve(listen: str, name: str, grace: float) -> None:
     address = f"{listen.rpartition(':')[0]}:{port}" if port else listen
     name = name or f"{socket.gethostname()}:{port}"
     server.add(demo, "Echo", Echo(name))
+    if files is not None:
+        server.add(demo, "Files", Files(files))
     async with server.serving(grace=grace):
         # What start-up made stays: full collections, which stop all calls, need not look at it again and again.
         gc.collect()
@@ -74,8 +109,13 @@ async def serve(listen: str, name: str, grace: float) -> None:
 @click.option(
     "--grace", default=5.0, show_default=True, metavar="S", help="Seconds that calls get at the end."
 )
+@click.option(
+    "--files",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder whose files it serves, too.",
+)
 @click.option("--parent", type=int, hidden=True, help="Die with the process that started this one.")
-def command(listen: str, name: str, grace: float, parent: int | None) -> None:
+def command(listen: str, name: str, grace: float, files: Path | None, parent: int | None) -> None:
     """Serve the Echo service that `lbkit client` calls.
 
     SIGTERM or Ctrl-C: no new calls, those in flight finish. A second time: at once.
@@ -83,7 +123,7 @@ def command(listen: str, name: str, grace: float, parent: int | None) -> None:
     if parent is not None:
         die_with(parent)
     try:
-        asyncio.run(serve(listen, name, grace))
+        asyncio.run(serve(listen, name, grace, files))
     except lbkit.AddressError as error:
         raise click.UsageError(str(error)) from None
     except OSError as error:

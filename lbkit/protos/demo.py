@@ -1,4 +1,4 @@
-"""The demo's Echo service: use it as a ``_pb2`` module. Types are in ``demo.pyi``."""
+"""The demo's Echo and Files services: use it as a ``_pb2`` module. Types are in ``demo.pyi``."""
 
 from google.protobuf.message_factory import GetMessageClass
 
@@ -7,3 +7,5 @@ from lbkit.protos import load
 DESCRIPTOR = load("demo")
 SayRequest = GetMessageClass(DESCRIPTOR.message_types_by_name["SayRequest"])
 SayReply = GetMessageClass(DESCRIPTOR.message_types_by_name["SayReply"])
+DownloadRequest = GetMessageClass(DESCRIPTOR.message_types_by_name["DownloadRequest"])
+Piece = GetMessageClass(DESCRIPTOR.message_types_by_name["Piece"])

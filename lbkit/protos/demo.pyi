@@ -12,3 +12,11 @@ class SayReply(Message):
     text: str
     backend: str
     def __init__(self, *, text: str = ..., backend: str = ...) -> None: ...
+
+class DownloadRequest(Message):
+    name: str
+    def __init__(self, *, name: str = ...) -> None: ...
+
+class Piece(Message):
+    data: bytes
+    def __init__(self, *, data: bytes = ...) -> None: ...

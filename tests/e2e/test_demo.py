@@ -25,11 +25,16 @@ from lbkit.cli.demo.verdicts import (
     enough_calls,
     even_shares,
     exit_by_itself,
+    not_found,
+    same_file,
+    same_subchannels,
     soon,
+    weighted_shares,
 )
 
 DEMO = (sys.executable, "-m", "lbkit", "demo", "--seconds", "2")
 GONE_WITHIN_S = 10.0
+MIB = 2**20
 ON_LINUX = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 
 
@@ -49,9 +54,15 @@ def read_cmdline(path: Path) -> str:
         return ""
 
 
-def start_demo() -> subprocess.Popen[str]:
+def start_demo(temporary: Path) -> subprocess.Popen[str]:
     """A demo that runs for longer than any test of it."""
-    return subprocess.Popen([*DEMO[:-1], "60"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [*DEMO[:-1], "60"],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> None:
@@ -75,6 +86,8 @@ def test_all_acts_pass(report: tuple[dict[str, Any], str]) -> None:
     for number, title in enumerate(
         (
             "equal shares over four backends",
+            "weights 1:1:2:4",
+            r"32 MiB from backend-\d, as calls go on",
             "kill -9 of backend-2, which stays in the list",
             "backend-5 joins",
             "backend-1 drains on SIGTERM",
@@ -82,18 +95,35 @@ def test_all_acts_pass(report: tuple[dict[str, Any], str]) -> None:
         start=1,
     ):
         assert re.search(rf"PASS  act {number}: {title}\n( +.* expected .* seen .*\n)+", text), text
-    assert "PASS  4 of 4 acts as expected" in text
+    assert "PASS  6 of 6 acts as expected" in text
     assert "try next" in text
+
+
+def test_weights_show_in_the_shares(report: tuple[dict[str, Any], str]) -> None:
+    outcome, _ = report
+    checks = {check["what"]: check for check in outcome["acts"][1]["checks"]}
+    seen = [float(share) for share in checks["shares of 4"]["seen"].removesuffix(" %").split()]
+    assert seen == pytest.approx([12.5, 12.5, 25.0, 50.0], abs=1.5)
+    assert checks["subchannels kept"]["seen"] == "4"
+
+
+def test_file_comes_through_the_same_channel(report: tuple[dict[str, Any], str]) -> None:
+    outcome, text = report
+    checks = {check["what"]: check for check in outcome["acts"][2]["checks"]}
+    assert re.fullmatch(r"32\.0 MiB, sha256 [0-9a-f]{8}", checks["file"]["seen"])
+    assert checks["missing file"]["seen"] == "NOT_FOUND at once"
+    assert int(checks["failed calls"]["seen"].removeprefix("0 of ")) > 0, "calls go on meanwhile"
+    assert re.search(r"\[#+ *\] +\d+% of 32 MiB\n", text)
 
 
 def test_report_has_every_figure(report: tuple[dict[str, Any], str]) -> None:
     outcome, _ = report
     assert outcome["ok"] is True
-    assert [act["act"] for act in outcome["acts"]] == [1, 2, 3, 4]
+    assert [act["act"] for act in outcome["acts"]] == [1, 2, 3, 4, 5, 6]
     for act in outcome["acts"]:
         assert act["checks"]
         assert all(check["ok"] and check["expected"] and check["seen"] for check in act["checks"])
-    assert outcome["calls"] >= 4 * demo.FEWEST_CALLS
+    assert outcome["calls"] >= 5 * demo.FEWEST_CALLS
     assert 5 <= outcome["p50_ms"] <= outcome["p99_ms"]
 
 
@@ -115,13 +145,14 @@ def test_live_on_a_terminal() -> None:
     text = written.decode()
     assert "share of the last 1 s" in text
     assert "transient failure" in text
-    assert text.count("PASS") == 5
+    assert text.count("PASS") == 7
+    assert "% of 32 MiB" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
 
 
 @ON_LINUX
-def test_ctrl_c_is_tidy() -> None:
-    with start_demo() as process:
+def test_ctrl_c_is_tidy(tmp_path: Path) -> None:
+    with start_demo(tmp_path) as process:
         read_until(process, "act 1:")
         children = backends_of(process.pid)
         process.send_signal(signal.SIGINT)
@@ -131,12 +162,13 @@ def test_ctrl_c_is_tidy() -> None:
     assert output.splitlines()[-1] == "interrupted; all 4 backends are gone"
     assert "Traceback" not in output
     assert backends_of(process.pid) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @ON_LINUX
-def test_backends_die_with_the_demo() -> None:
+def test_backends_die_with_the_demo(tmp_path: Path) -> None:
     """Even ``kill -9`` of the demo leaves no orphan."""
-    with start_demo() as process:
+    with start_demo(tmp_path) as process:
         read_until(process, "act 1:")
         ends = [os.pidfd_open(child) for child in backends_of(process.pid)]
         process.kill()
@@ -187,6 +219,22 @@ def test_backend_that_cannot_start_is_shown(
         (even_shares({"a": 99, "b": 99, "c": 1}, ["a", "b"]), False, "a 49.7  b 49.7  c 0.5 %"),
         (even_shares({"a": 50}, ["a", "b"]), False, "a 100.0  b 0.0 %"),
         (even_shares({}, ["a", "b"]), False, "a 0.0  b 0.0 %"),
+        (weighted_shares({"a": 100, "b": 300}, {"a": 1, "b": 3}), True, "25.0 75.0 %"),
+        (weighted_shares({"a": 52, "b": 148}, {"a": 1, "b": 3}), True, "26.0 74.0 %"),
+        (weighted_shares({"a": 54, "b": 146}, {"a": 1, "b": 3}), False, "a 27.0  b 73.0 %"),
+        (weighted_shares({"a": 200, "b": 200}, {"a": 1, "b": 3}), False, "a 50.0  b 50.0 %"),
+        (weighted_shares({"a": 99, "b": 300, "c": 1}, {"a": 1, "b": 3}), False, "a 24.8  b 75.0  c 0.2 %"),
+        (weighted_shares({}, {"a": 1, "b": 3}), False, "a 0.0  b 0.0 %"),
+        (same_subchannels("ab", "ba"), True, "2"),
+        (same_subchannels("ab", "ac"), False, "1"),
+        (same_file((MIB, "12345678"), (MIB, "12345678"), ""), True, "1.0 MiB, sha256 12345678"),
+        (same_file((MIB, "12345678"), (MIB, "1234567f"), ""), False, "1.0 MiB, sha256 1234567f"),
+        (same_file((MIB, "123456789"), (MIB, "12345678a"), ""), False, "1.0 MiB, sha256 12345678"),
+        (same_file((MIB, "12345678"), (0, "12345678"), ""), False, "0.0 MiB, sha256 12345678"),
+        (same_file((MIB, "12345678"), (MIB, "12345678"), "UNAVAILABLE: x"), False, "UNAVAILABLE: x"),
+        (not_found("NOT_FOUND", 0), True, "NOT_FOUND at once"),
+        (not_found("NOT_FOUND", 1), False, "NOT_FOUND after 1 pieces"),
+        (not_found("OK", 0), False, "OK at once"),
         (enough_calls(200, 200, 20.0), True, "200"),
         (enough_calls(199, 200, 20.0), False, "199"),
         (at_most("failed", [], 0, 200), True, "0 of 200"),

@@ -1,4 +1,4 @@
-"""``lbkit demo``: four acts over real processes, each with a verdict."""
+"""``lbkit demo``: six acts over real processes, each with a verdict."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from lbkit.cli.demo.verdicts import Verdict
 from lbkit.cli.load import Load, Plan
 
 BACKENDS = 4
+POLICY = "weighted_round_robin"  # with equal weights it is round_robin
 FEWEST_CALLS = 200  # to judge an act by
 LIMIT_S = 20.0  # for the calls of one act, on a machine that is too slow for the rate
 
@@ -63,7 +64,10 @@ async def run(
     """
     listed = Listed()
     chance = random.Random(seed)
-    async with fleet, lbkit.Channel(listed.target.text, resolver=listed, random=chance) as channel:
+    async with (
+        fleet,
+        lbkit.Channel(listed.target.text, resolver=listed, balancer=POLICY, random=chance) as channel,
+    ):
         show.event(f"starting {BACKENDS} backends, each a process of its own")
         async with asyncio.TaskGroup() as group:
             starts = [group.create_task(fleet.start()) for _ in range(BACKENDS)]
@@ -133,7 +137,9 @@ def closing_lines(verdicts: Sequence[Verdict], totals: dict[str, Any], plan: Pla
 @click.option("--seed", type=int, help="Repeats the same choices.  [default: another each time]")
 @click.option("--json", "as_json", is_flag=True, help="Print a report as JSON; what happens goes to stderr.")
 def command(seconds: float, rate: float, seed: int | None, as_json: bool) -> int:
-    """Balance over four backends, kill one, add one, drain one, and judge what the callers notice.
+    """Balance over four backends, evenly and by weight, download a file, kill one, add one, drain one.
+
+    Judges in each act what the callers notice.
 
     Exits with 0 if all is as expected, else with 1.
     """
@@ -145,7 +151,7 @@ def command(seconds: float, rate: float, seed: int | None, as_json: bool) -> int
         seed = random.randrange(10**6)
     fleet = Fleet()
     show = make_show(as_json=as_json)
-    show.line(f"lbkit demo: {BACKENDS} backends, {rate:g} calls/s over round_robin, seed {seed}")
+    show.line(f"lbkit demo: {BACKENDS} backends, {rate:g} calls/s over {POLICY}, seed {seed}")
     outcome: list[tuple[list[Verdict], dict[str, Any]]] = []
 
     async def main() -> int:

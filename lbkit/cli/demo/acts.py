@@ -1,28 +1,50 @@
-"""The four acts: what happens in each, and the figures that are judged."""
+"""The acts: what happens in each, and the figures that are judged."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
 
+import lbkit
 from lbkit.cli.demo.fleet import Backend
-from lbkit.cli.demo.stage import Stage, errors, shares
-from lbkit.cli.demo.verdicts import Check, Verdict, at_most, enough_calls, even_shares, exit_by_itself, soon
-from lbkit.cli.load import Record
+from lbkit.cli.demo.stage import Progress, Stage, errors, shares
+from lbkit.cli.demo.verdicts import (
+    Check,
+    Verdict,
+    at_most,
+    enough_calls,
+    even_shares,
+    exit_by_itself,
+    not_found,
+    same_file,
+    same_subchannels,
+    soon,
+    weighted_shares,
+)
+from lbkit.cli.load import Record, first_line
+from lbkit.protos import demo
 
 NOTICED_WITHIN_S = 1.0
 JOINED_WITHIN_S = 1.0
 EXIT_WITHIN_S = 6.0
+WEIGHTS = (1, 1, 2, 4)
+FILE_BYTES = 32 * 2**20
+READ_IN_S = 1.5  # slowly, to be watched; what is not read yet waits at the backend
 
 
 def _judge_calls(stage: Stage, records: Sequence[Record], backends: Sequence[Backend]) -> list[Check]:
     """Expect as many calls as were wanted, none failed, and even shares."""
-    checks = [
-        at_most("failed calls", errors(records), 0, len(records)),
-        even_shares(shares(records), [backend.name for backend in backends]),
-    ]
+    return _judge(stage, records, even_shares(shares(records), [backend.name for backend in backends]))
+
+
+def _judge(stage: Stage, records: Sequence[Record], spread: Check) -> list[Check]:
+    """Expect as many calls as were wanted, none failed, and spread as they should be."""
+    checks = [at_most("failed calls", errors(records), 0, len(records)), spread]
     if len(records) < stage.calls:
         checks.insert(0, enough_calls(len(records), stage.calls, stage.limit_s))
     return checks
@@ -34,8 +56,66 @@ async def equal_shares(stage: Stage) -> Verdict:
     return Verdict(1, "equal shares over four backends", _judge_calls(stage, records, stage.on_list))
 
 
+async def weigh(stage: Stage) -> Verdict:
+    """Act 2: the resolver gives weights; shares follow, and connections stay. Then all are equal again."""
+    backends = stage.on_list
+    before = stage.channel.subchannels()
+    stage.announce(backends, WEIGHTS)
+    await stage.settled()
+    records = await stage.next_calls()
+    weights = {backend.name: float(weight) for backend, weight in zip(backends, WEIGHTS, strict=True)}
+    checks = [
+        *_judge(stage, records, weighted_shares(shares(records), weights)),
+        same_subchannels(before, stage.channel.subchannels()),
+    ]
+    stage.announce(backends)
+    return Verdict(2, f"weights {':'.join(map(str, WEIGHTS))}", checks)
+
+
+def _make_file(file: Path) -> str:
+    """Write a file of which no part is like another; return its hash."""
+    content = os.urandom(FILE_BYTES)
+    file.write_bytes(content)
+    return sha256(content).hexdigest()
+
+
+async def download(stage: Stage) -> Verdict:
+    """Act 3: a file through the same channel, while the calls go on."""
+    file = stage.fleet.folder / "demo.bin"
+    sent = await asyncio.to_thread(_make_file, file)
+    files = stage.channel.stub(demo, "Files")
+    digest, done, pieces, error = sha256(), 0, 0, ""
+    already_over = len(stage.over)
+    call = files.Download(demo.DownloadRequest(name=file.name), timeout=stage.limit_s)
+    try:
+        async for piece in call:
+            digest.update(piece.data)
+            done += len(piece.data)
+            stage.download = Progress(done, FILE_BYTES)
+            await asyncio.sleep(READ_IN_S * len(piece.data) / FILE_BYTES)
+    except lbkit.RpcError as failure:
+        error = first_line(failure)
+    stage.download = None
+    during = stage.over[already_over:]
+    # There is a file at that path, but no such name in the folder.
+    missing = files.Download(
+        demo.DownloadRequest(name=f"../{file.parent.name}/{file.name}"), timeout=stage.limit_s
+    )
+    with suppress(lbkit.RpcError):
+        async for _ in missing:
+            pieces += 1
+    checks = [
+        same_file((FILE_BYTES, sent), (done, digest.hexdigest()), error),
+        not_found((await missing.code()).name, pieces),
+        at_most("failed calls", errors(during), 0, len(during)),
+    ]
+    file.unlink()
+    source = next((backend.name for backend in stage.on_list if backend.address == call.backend), "nobody")
+    return Verdict(3, f"{FILE_BYTES // 2**20} MiB from {source}, as calls go on", checks)
+
+
 async def kill_one(stage: Stage) -> Verdict:
-    """Act 2: ``kill -9`` of one, which stays in the list; only what was on its way there may be lost."""
+    """Act 4: ``kill -9`` of one, which stays in the list; only what was on its way there may be lost."""
     victim = stage.on_list[1]
     in_flight = stage.in_flight_on(victim)
     first, already_over = stage.load.started, len(stage.over)
@@ -52,11 +132,11 @@ async def kill_one(stage: Stage) -> Verdict:
         at_most("lost elsewhere", errors(set(during) - set(there)), 0, len(during) - len(there)),
         *_judge_calls(stage, records, [backend for backend in stage.on_list if backend is not victim]),
     ]
-    return Verdict(2, f"kill -9 of {victim.name}, which stays in the list", checks)
+    return Verdict(4, f"kill -9 of {victim.name}, which stays in the list", checks)
 
 
 async def add_one(stage: Stage) -> Verdict:
-    """Act 3: the list loses the dead one and gains a new one."""
+    """Act 5: the list loses the dead one and gains a new one."""
     newcomer = await stage.fleet.start()
     alive = [backend for backend in stage.on_list if backend.process.returncode is None]
     stage.announce([*alive, newcomer])
@@ -66,11 +146,11 @@ async def add_one(stage: Stage) -> Verdict:
         soon("first call to it", took_s, JOINED_WITHIN_S),
         *_judge_calls(stage, records, stage.on_list),
     ]
-    return Verdict(3, f"{newcomer.name} joins", checks)
+    return Verdict(5, f"{newcomer.name} joins", checks)
 
 
 async def drain_one(stage: Stage) -> Verdict:
-    """Act 4: SIGTERM of one; not a single call is lost, and its process ends by itself."""
+    """Act 6: SIGTERM of one; not a single call is lost, and its process ends by itself."""
     leaver = stage.on_list[0]
     clock = asyncio.get_running_loop().time
     already_over = len(stage.over)
@@ -91,12 +171,14 @@ async def drain_one(stage: Stage) -> Verdict:
         exit_by_itself(status, took_s, EXIT_WITHIN_S),
         *_judge_calls(stage, records, [backend for backend in stage.on_list if backend is not leaver]),
     ]
-    return Verdict(4, f"{leaver.name} drains on SIGTERM", checks)
+    return Verdict(6, f"{leaver.name} drains on SIGTERM", checks)
 
 
 ACTS: Sequence[tuple[str, Callable[[Stage], Awaitable[Verdict]]]] = (
     ("act 1: equal shares over four backends", equal_shares),
-    ("act 2: kill -9 of one of them", kill_one),
-    ("act 3: a new one joins", add_one),
-    ("act 4: one drains gracefully", drain_one),
+    (f"act 2: weights {':'.join(map(str, WEIGHTS))}", weigh),
+    ("act 3: download of a file, slowly, to be watched", download),
+    ("act 4: kill -9 of one of them", kill_one),
+    ("act 5: a new one joins", add_one),
+    ("act 6: one drains gracefully", drain_one),
 )

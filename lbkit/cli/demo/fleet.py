@@ -8,6 +8,8 @@ import signal
 import sys
 from collections import deque
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
@@ -77,15 +79,21 @@ class Backend:
 
 
 class Fleet:
-    """Every backend of a demo. At the end of the ``async with`` block none is left.
+    """Every backend of a demo, and the folder that they serve. At the end of the ``async with`` block none is left.
 
     A process group of their own keeps the terminal's Ctrl-C from them. Should this process itself be killed, the
-    kernel kills them (``--parent``).
+    kernel kills them (``--parent``), and only the folder is left.
     """
 
     def __init__(self) -> None:
         self.backends: list[Backend] = []
         self._named = 0
+        self._folder = TemporaryDirectory(prefix="lbkit-demo-", ignore_cleanup_errors=True)
+
+    @property
+    def folder(self) -> Path:
+        """Whose files all backends serve."""
+        return Path(self._folder.name)
 
     async def start(self) -> Backend:
         """Start one more, and wait until it listens.
@@ -95,7 +103,17 @@ class Fleet:
         """
         self._named += 1
         name = f"backend-{self._named}"
-        arguments = ["-m", "lbkit", "backend", "--name", name, "--parent", str(os.getpid())]
+        arguments = [
+            "-m",
+            "lbkit",
+            "backend",
+            "--name",
+            name,
+            "--parent",
+            str(os.getpid()),
+            "--files",
+            str(self.folder),
+        ]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,
@@ -110,9 +128,10 @@ class Fleet:
         return backend
 
     def kill(self) -> None:
-        """Kill all that run; returns at once."""
+        """Kill all that run, and remove the folder; returns at once."""
         for backend in self.backends:
             backend.signal(signal.SIGKILL)
+        self._folder.cleanup()
 
     async def __aenter__(self) -> Self:
         return self

@@ -10,12 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lbkit.cli.demo.fleet import Backend
-from lbkit.cli.demo.show import Show
+from lbkit.cli.demo.show import Show, progress_bar
 from lbkit.cli.demo.stage import Look, Stage, errors, shares
 from lbkit.cli.demo.verdicts import Verdict
 
 _WINDOW_S = 1.0  # the shares and the rate drawn are those of the last second
 _BAR_WIDTH = 32  # of a share of one half; more is cut off
+_PROGRESS_WIDTH = 48
 _STYLES = {"ready": "green", "connecting": "yellow", "idle": "yellow", "transient failure": "red"}
 
 
@@ -54,8 +55,17 @@ class LiveShow(Show):
         counts = shares(recent)
         looks = stage.looks()
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for heading in ("backend", "address", "state", "open", f"share of the last {_WINDOW_S:.0f} s"):
-            table.add_column(heading, justify="right" if heading == "open" else "left", no_wrap=True)
+        for heading in (
+            "backend",
+            "address",
+            "state",
+            "weight",
+            "open",
+            f"share of the last {_WINDOW_S:.0f} s",
+        ):
+            table.add_column(
+                heading, justify="right" if heading in {"weight", "open"} else "left", no_wrap=True
+            )
         for backend in stage.fleet.backends:
             look = looks.get(backend.address)
             share = counts[backend.name] / counts.total() if counts else 0.0
@@ -63,7 +73,10 @@ class LiveShow(Show):
         failed = len(errors(stage.over))
         rate = len(recent) / _WINDOW_S
         heading = f"{self.elapsed_s():5.1f} s  {rate:4.0f} calls/s  {len(stage.over)} calls  {failed} failed"
-        self._live.update(Group(Text(""), Text(self._act, style="bold"), Text(heading), table), refresh=True)
+        parts: list[Text | Table] = [Text(""), Text(self._act, style="bold"), Text(heading), table]
+        if stage.download is not None:
+            parts.append(Text(progress_bar(stage.download, self._bar, _PROGRESS_WIDTH), style="cyan"))
+        self._live.update(Group(*parts), refresh=True)
 
     def close(self) -> None:
         """Take the picture away."""
@@ -78,6 +91,7 @@ class LiveShow(Show):
             process,
             Text(backend.address),
             Text(state, style=_STYLES.get(state, "dim")),
+            Text(f"{look.weight:g}" if look is not None else ""),
             Text(str(look.in_flight if look is not None else 0)),
             Text(f"{share:6.1%} {bar}", style="cyan"),
         )

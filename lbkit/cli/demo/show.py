@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from lbkit.cli.demo.stage import Stage
+from lbkit.cli.demo.stage import Progress, Stage
 from lbkit.cli.demo.verdicts import Verdict
 
 FRAME_S = 0.125  # between two live pictures
+_PROGRESS_WIDTH = 32
 
 
 class Show:
@@ -25,6 +26,7 @@ class Show:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._began = time.perf_counter()
+        self._quarters = 0  # of a download, when it was last drawn
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
@@ -42,7 +44,11 @@ class Show:
             self.line(f"         {text}")
 
     def frame(self, stage: Stage) -> None:
-        """Draw the present state. Called every ``FRAME_S``."""
+        """Draw the present state: here, each further quarter of a download. Called every ``FRAME_S``."""
+        quarters = 4 * stage.download.done // stage.download.total if stage.download is not None else 0
+        if stage.download is not None and quarters > self._quarters:
+            self.event(progress_bar(stage.download, "#", _PROGRESS_WIDTH))
+        self._quarters = quarters
 
     def close(self) -> None:
         """Leave the terminal as it was. A second time does nothing."""
@@ -50,6 +56,13 @@ class Show:
     def elapsed_s(self) -> float:
         """Return the seconds since the start."""
         return time.perf_counter() - self._began
+
+
+def progress_bar(progress: Progress, mark: str, width: int) -> str:
+    """Return a bar of so many characters, and the figure."""
+    part = progress.done / progress.total
+    bar = mark * int(part * width)
+    return f"[{bar:<{width}}] {part:4.0%} of {progress.total / 2**20:.0f} MiB"
 
 
 def make_show(*, as_json: bool) -> Show:

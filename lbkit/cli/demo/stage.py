@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -24,9 +24,10 @@ class Listed(lbkit.Resolver):
         self._sink: lbkit.Sink | None = None
         self._answer = lbkit.Resolution(())
 
-    def update(self, backends: Iterable[Backend]) -> None:
+    def update(self, weights: Mapping[Backend, float]) -> None:
         """Replace the list."""
-        self._answer = lbkit.Resolution(tuple(lbkit.Endpoint(backend.address) for backend in backends))
+        endpoints = [lbkit.Endpoint(backend.address, weight=weight) for backend, weight in weights.items()]
+        self._answer = lbkit.Resolution(tuple(endpoints))
         if self._sink is not None:
             self._sink.update(self._answer)
 
@@ -42,6 +43,14 @@ class Look(NamedTuple):
 
     state: str
     in_flight: int
+    weight: float
+
+
+class Progress(NamedTuple):
+    """How far a download is, in bytes."""
+
+    done: int
+    total: int
 
 
 class Stage:
@@ -75,17 +84,27 @@ class Stage:
         self.calls = calls
         self.limit_s = limit_s
         self.on_list: list[Backend] = []  # by what the resolver says
+        self.download: Progress | None = None  # while there is one
         self._listed = listed
 
-    def announce(self, backends: Sequence[Backend]) -> None:
-        """Tell the channel, through its resolver, who is there now."""
+    def announce(self, backends: Sequence[Backend], weights: Sequence[float] = ()) -> None:
+        """Tell the channel, through its resolver, who is there now, and with which weights; 1 if none are given."""
         self.on_list = [*backends]
-        self._listed.update(backends)
+        self._listed.update(dict(zip(backends, weights or [1.0] * len(backends), strict=True)))
+
+    async def settled(self) -> None:
+        """Wait until calls go by what was announced: the channel publishes it a turn of its loop later.
+
+        Calls that are late may all be made in that turn, and then would count as if they came after it.
+        """
+        await asyncio.sleep(_LOOK_EVERY_S)
 
     def looks(self) -> dict[str, Look]:
         """Return each subchannel's state by its address."""
-        subchannels = self.channel.subchannels()
-        return {str(sub.endpoint): Look(sub.state.text, sub.in_flight) for sub in subchannels}
+        return {
+            str(sub.endpoint): Look(sub.state.text, sub.in_flight, sub.endpoint.weight)
+            for sub in self.channel.subchannels()
+        }
 
     async def until(self, seen: Callable[[], bool], limit_s: float) -> float | None:
         """Wait until something can be seen; return how long that took, None if it took too long."""
