@@ -9,11 +9,11 @@ export PYTHON PYTEST_ARGS
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-7s%s\n' "$$name" "$$text"; done
 
-demo: $(VENV)/.installed-cli ## four backends and a client: one is killed, one joins, one drains
+demo: $(VENV)/.installed-cli ## four backends and a client: weights, a download, and one is killed, one joins, one drains
 	@$(BIN)/lbkit demo
 
 test: $(VENV)/.installed-test ## lint, types, import contracts, tests; PYTEST_ARGS='-k name' narrows the last
-	@scripts/check ruff format mypy pyright imports wire h2 tests
+	@scripts/test
 
 soak: $(VENV)/.installed-test ## long runs: faults and leaks
 	@$(BIN)/python -m pytest -m soak --timeout=900 -s tests/faults

@@ -339,7 +339,9 @@ async def test_calls_refused_by_a_full_server_wait_until_it_has_room() -> None:
                         refused.append(found.stream_id)
                         writer.write(reset_frame(found.stream_id, ErrorCode.REFUSED_STREAM))
                 elif found.kind == frames.DATA and found.stream_id == admitted:
-                    asyncio.get_running_loop().call_later(0.01, release, found.stream_id)  # others come meanwhile
+                    asyncio.get_running_loop().call_later(
+                        0.01, release, found.stream_id
+                    )  # others come meanwhile
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
