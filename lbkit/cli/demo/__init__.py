@@ -162,13 +162,15 @@ def command(seconds: float, rate: float, seed: int | None, as_json: bool) -> int
         fleet.kill()
         show.close()
 
+    status, failure = 1, ""
     try:
         status = signals.run(main(), at_once)
     except* (BackendError, lbkit.Error) as group:
-        show.close()
-        raise click.ClickException(str(group.exceptions[0])) from None
+        failure = str(group.exceptions[0])  # what is raised in here becomes a group again
     finally:
         show.close()
+    if failure:
+        raise click.ClickException(failure)
     if not outcome:
         show.line(f"interrupted; all {len(fleet.backends)} backends are gone")
         return status

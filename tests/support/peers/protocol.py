@@ -50,8 +50,10 @@ async def run(*parts: Commands) -> None:
         name = command.pop("do")
         try:
             (do,) = (getattr(part, name) for part in parts if hasattr(part, name))
-            answer = await do(**command)
-        except Exception:
+            # In a task of its own: grpclib cancels the task that it ends a call in, and on Python before 3.11.4 no
+            # asyncio.timeout works in that task any more.
+            answer = await asyncio.ensure_future(do(**command))
+        except (Exception, asyncio.CancelledError):
             answer = {"broken": traceback.format_exc()}
         print(json.dumps(answer), flush=True)
     for part in parts:
