@@ -155,9 +155,12 @@ async def test_blocks_of_the_pack_pages_run(page: str) -> None:
                 await value.close()
 
 
-def test_every_path_that_the_readme_links_to_exists() -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(str(each.relative_to(ROOT)) for each in (ROOT / "docs").rglob("*.md"))]
+)
+def test_every_path_that_a_page_links_to_exists(page: str) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)[)#]", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / link).exists(), link
 
 
 def test_readme_is_short() -> None:
