@@ -132,7 +132,8 @@ class Counters:
 
     Attributes:
         seen: events that limits are about, by name: ``resets``, ``glitches``, ``pings``, ``settings``,
-            ``empty_frames``, ``priority_frames``, ``window_updates``, ``continuation_frames``, ``keepalive_pings``, ...
+            ``empty_frames``, ``priority_frames``, ``window_updates``, ``continuation_frames``, ``keepalive_pings``,
+            ``requests_without_te``, ...
         exceeded: how often a limit acted, by the name of its field in ``Limits`` (the burst of a bucket without
             ``_burst``), or of the channel's option: ``max_concurrent_streams``, ``resets``, ``keepalive_timeout``, ...
     """

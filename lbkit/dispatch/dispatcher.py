@@ -24,6 +24,8 @@ _log = logging.getLogger("lbkit.server")
 
 _THREADS = 32  # for plain functions, if the server is not given an executor
 
+_TE = (b"te", b"trailers")
+
 # By whether requests, and whether responses, are a stream.
 _KINDS: Mapping[tuple[bool, bool], type[ServerCall]] = {
     (False, False): ServerCall,
@@ -107,6 +109,8 @@ class Dispatcher:
             status = Status(StatusCode.UNIMPLEMENTED, self._explain(head.path, handler))
             self._refuse(connection, stream, status)
             return
+        if _TE not in fields:  # whatever dropped it on the way may drop trailers, too (PROTOCOL-HTTP2)
+            connection.setup.counters.seen["requests_without_te"] += 1
         call = _KINDS[handler.streams_request, handler.streams_response](self, connection, stream)
         stream.sink = call
         call.begin(head, handler, end)

@@ -99,8 +99,13 @@ async def test_r2_subtype_that_we_can_read_is_served(value: bytes) -> None:
 # R3, R4: te
 
 
-async def test_r3_missing_te_is_served() -> None:
+async def test_r3_missing_te_is_served_and_counted() -> None:
     await assert_served(without=b"te")
+    async with staged() as stage:
+        await stage.caller.call("UnaryUnary", HELLO, without=b"te")
+        await stage.caller.call("UnaryUnary", HELLO)
+        await stage.caller.settle()
+        assert stage.backend.server.counters.seen["requests_without_te"] == 1
 
 
 async def test_r4_te_other_than_trailers_is_reset() -> None:
