@@ -146,7 +146,7 @@ class Fleet:
     async def __aenter__(self) -> Self:
         try:
             await asyncio.gather(*(backend.start() for backend in self.backends))
-        except BaseException:
+        except BaseException:  # cancelled too: no process is left behind
             await self._kill()
             raise
         return self

@@ -94,11 +94,11 @@ async def test_f2_a_frozen_backend_is_found_out_by_keepalive() -> None:
             f"traffic was back {returned:.2f} s after SIGCONT (<= 5)",
             f"{channel.counters.exceeded['keepalive_timeout']} connections given up",
         )
-        assert last <= 5.0  # 2.5 s is the target, printed above
+        assert last <= 2.5
         assert {call.backend for call in failed} == {victim.address}
         assert len(failed) <= had + RATE / BACKENDS * 3.0
         assert not load.failed(frozen + 2.5)
-        assert returned <= 10.0  # 5 s is the target
+        assert returned <= 5.0
         assert channel.counters.exceeded["keepalive_timeout"] == 1
 
 
@@ -155,7 +155,7 @@ async def test_f6_all_backends_down_for_5_s() -> None:
         )
         assert not lost
         assert {call.code for call in failed_fast} == {StatusCode.UNAVAILABLE}
-        assert sorted(call.took for call in failed_fast)[len(failed_fast) // 2] <= 0.1  # 20 ms is the target
-        assert back - up <= 5.0  # 2.5 s is the target
+        assert sorted(call.took for call in failed_fast)[len(failed_fast) // 2] <= 0.02
+        assert back - up <= 2.5
         assert max(attempts.values()) <= 6
         assert not hasty.failed(up + 2.5)

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(180)]
 
 CANCELS = 20_000
 DEADLINES = 5_000
+PART = 1_000  # of the deadlines
 AT_ONCE = 50  # half as many as there are streams: a stream that was reset counts until its handler has ended
 LONGEST_MS = 20
 HASTY = 0.1  # of the calls are cancelled at any point, the others once their handlers run
@@ -139,6 +140,9 @@ async def test_f13_5_000_deadlines_pass_at_both_ends() -> None:
         took = loop.time() - began
         left_s, seen = await nothing_runs(backend)
         await large_calls_work(channel)
+        # A machine that stands still for a moment spoils one part of the storm, and not the middle one.
+        parts = [sorted(late[first : first + PART]) for first in range(0, DEADLINES, PART)]
+        middle = sorted(part[int(PART * 0.99)] for part in parts)[len(parts) // 2]
         late.sort()
         tell(
             "F13 deadline storm on one connection",
@@ -150,8 +154,8 @@ async def test_f13_5_000_deadlines_pass_at_both_ends() -> None:
             f"{seen['connections']} connections, {dict(texts)}",
         )
         assert codes == {"DEADLINE_EXCEEDED": DEADLINES}
-        assert late[len(late) // 2] <= 0.1  # 20 ms is the target, for the p99
-        assert late[int(len(late) * 0.99)] <= 1.0
+        assert late[len(late) // 2] <= 0.02
+        assert middle <= 0.1  # the p99; 20 ms on a quiet machine
         assert left_s <= 1.0
         assert seen["connections"] == {backend.name: 1}
         assert not seen["exceeded"]

@@ -28,7 +28,7 @@ class Interop:
             await run_case(self.implementation, case, addresses, Settings(**settings))
         except CaseFailed as failed:
             return {"failed": str(failed)}
-        except Exception:
+        except Exception:  # whatever a client raises: the answer tells
             return {"failed": traceback.format_exc()}
         return {"failed": ""}
 

@@ -50,4 +50,4 @@ def test_blocks_of_the_page_run() -> None:
 
 
 def test_page_is_short() -> None:
-    assert len(PAGE.splitlines()) <= 160
+    assert len(PAGE.splitlines()) <= 150
