@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from lbkit.address import Endpoint
 from lbkit.callinfo import CallInfo
 from lbkit.frozen import Frozen
+from lbkit.retry import HedgingPolicy, RetryPolicy
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -23,6 +24,8 @@ class MethodConfig(NamedTuple):
     wait_for_ready: bool = False
     max_request_bytes: int | None = None
     max_response_bytes: int = 4 * 1024 * 1024
+    retry: RetryPolicy | None = None
+    hedging: HedgingPolicy | None = None  # a method has one of the two at most
 
 
 class CallConfig(NamedTuple):

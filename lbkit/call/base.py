@@ -53,9 +53,9 @@ _NOT_OURS_TO_SAY = frozenset(
 _LATE_S = 0.001  # a call that waited longer than this tells the server what is left of its timeout
 
 
-# What an application says with a call: time-out, metadata, wait-for-ready, and the limits for a request and for a
-# response message. A plain tuple: one is made for every call.
-CallOptions: TypeAlias = tuple[float | None, MetadataLike, bool | None, int | None, int | None]
+# What an application says with a call: time-out, metadata, wait-for-ready, the limits for a request and for a
+# response message, compression, credentials. A plain tuple: one is made for every call.
+CallOptions: TypeAlias = tuple[float | None, MetadataLike, bool | None, int | None, int | None, Any, Any]
 
 
 class Call(CallRecord):
@@ -77,7 +77,7 @@ class Call(CallRecord):
             MetadataError: the metadata must not go on the wire.
         """
         CallRecord.__init__(self)
-        timeout, metadata, wait_for_ready, request_limit, response_limit = options
+        timeout, metadata, wait_for_ready, request_limit, response_limit, _compression, _credentials = options
         channel = method.channel
         self._method = method
         self._channel = channel

@@ -90,7 +90,15 @@ class UnaryUnaryMultiCallable(MultiCallable, Generic[Request, Response]):
         """
         if get_running_loop() is not self.channel.bound_loop or credentials or compression:
             self._enter(credentials, compression)
-        options = (timeout, metadata or EMPTY, wait_for_ready, max_request_bytes, max_response_bytes)
+        options = (
+            timeout,
+            metadata or EMPTY,
+            wait_for_ready,
+            max_request_bytes,
+            max_response_bytes,
+            compression,
+            credentials,
+        )
         return UnaryUnaryCall(self, self._serialized(request), options)
 
 
@@ -114,7 +122,15 @@ class UnaryStreamMultiCallable(MultiCallable, Generic[Request, Response]):
         Arguments and errors are those of ``UnaryUnaryMultiCallable.__call__``.
         """
         self._enter(credentials, compression)
-        options = (timeout, metadata or EMPTY, wait_for_ready, max_request_bytes, max_response_bytes)
+        options = (
+            timeout,
+            metadata or EMPTY,
+            wait_for_ready,
+            max_request_bytes,
+            max_response_bytes,
+            compression,
+            credentials,
+        )
         call = StreamingCall(self, options, self._serialized(request), one_response=False)
         return UnaryStreamCall(call, self._serialized)
 
@@ -153,7 +169,15 @@ class StreamUnaryMultiCallable(MultiCallable, Generic[Request, Response]):
             NotSupportedError: credentials or compression were given.
         """
         self._enter(credentials, compression)
-        options = (timeout, metadata or EMPTY, wait_for_ready, max_request_bytes, max_response_bytes)
+        options = (
+            timeout,
+            metadata or EMPTY,
+            wait_for_ready,
+            max_request_bytes,
+            max_response_bytes,
+            compression,
+            credentials,
+        )
         call = StreamingCall(self, options, None, one_response=True)
         return StreamUnaryCall(call, self._serialized, request_iterator)
 
@@ -178,6 +202,14 @@ class StreamStreamMultiCallable(MultiCallable, Generic[Request, Response]):
         Arguments and errors are those of ``StreamUnaryMultiCallable.__call__``.
         """
         self._enter(credentials, compression)
-        options = (timeout, metadata or EMPTY, wait_for_ready, max_request_bytes, max_response_bytes)
+        options = (
+            timeout,
+            metadata or EMPTY,
+            wait_for_ready,
+            max_request_bytes,
+            max_response_bytes,
+            compression,
+            credentials,
+        )
         call = StreamingCall(self, options, None, one_response=False)
         return StreamStreamCall(call, self._serialized, request_iterator)
