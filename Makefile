@@ -28,7 +28,7 @@ bench: $(VENV)/.installed-bench ## lbkit beside its peers
 	@$(BIN)/python -m tests.bench
 
 fuzz: $(VENV)/.installed-fuzz ## a minute of coverage-guided fuzzing for each target; FUZZ_SECONDS=3600 for longer
-	@for target in engine frames hpack wire; do $(BIN)/python -m tests.fuzz $$target --seconds $${FUZZ_SECONDS:-60} || exit 1; done
+	@for target in engine frames hpack wire compressed; do $(BIN)/python -m tests.fuzz $$target --seconds $${FUZZ_SECONDS:-60} || exit 1; done
 
 clean: ## remove .venv, caches and build output
 	rm -rf $(VENV) build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

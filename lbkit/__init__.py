@@ -1,12 +1,16 @@
 """Service discovery and client-side load balancing for gRPC, over an HTTP/2 transport of its own."""
 
 from lbkit.address import Address, Endpoint
+from lbkit.ambient import detached
 from lbkit.backoff import BackoffPolicy
 from lbkit.balancer import Balancer, Controller, EndpointBalancer, Subchannel, balancer
 from lbkit.call import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from lbkit.callinfo import CallInfo
 from lbkit.channel import Channel
 from lbkit.connectivity import ConnectivityState
+from lbkit.credentials import CallCredentials, CredentialsContext, access_token, composite_credentials
+from lbkit.encoding.codecs import Codec, codec
+from lbkit.encoding.compressors import Compression, Compressor, compressor
 from lbkit.eof import EOF
 from lbkit.errors import (
     AbortError,
@@ -15,27 +19,43 @@ from lbkit.errors import (
     BrokenPluginError,
     ChannelClosedError,
     ChannelError,
+    CompressionError,
     ConnectError,
+    CorruptDataError,
+    CrashLoopError,
     DuplicatePluginError,
     Error,
     ForeignLoopError,
     ForkedError,
     MetadataError,
     NotSupportedError,
+    OversizedDataError,
     PluginError,
     ResolverError,
     RpcError,
+    ServiceConfigError,
     TargetError,
     UnknownPluginError,
     UsageError,
 )
+from lbkit.interceptor import (
+    ClientCallDetails,
+    ClientInterceptor,
+    StreamStreamClientInterceptor,
+    StreamUnaryClientInterceptor,
+    UnaryStreamClientInterceptor,
+    UnaryUnaryClientInterceptor,
+)
 from lbkit.limits import Counters, Limits
-from lbkit.metadata import Metadata
+from lbkit.metadata import Metadata, MutableMetadata
 from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked, Picker
+from lbkit.processes import serve
 from lbkit.resolution import Resolution, Verdict
 from lbkit.resolver import Resolver, Sink, Target, resolver
+from lbkit.retry import RetryBudget
+from lbkit.security import Tls, tls
 from lbkit.server import Server
-from lbkit.service import BlockingContext, ServicerContext
+from lbkit.service import BlockingContext, ServerInterceptor, ServicerContext, current_call
 from lbkit.status import Status, StatusCode
 
 __all__ = [
@@ -49,14 +69,24 @@ __all__ = [
     "Balancer",
     "BlockingContext",
     "BrokenPluginError",
+    "CallCredentials",
     "CallInfo",
     "Channel",
     "ChannelClosedError",
     "ChannelError",
+    "ClientCallDetails",
+    "ClientInterceptor",
+    "Codec",
+    "Compression",
+    "CompressionError",
+    "Compressor",
     "ConnectError",
     "ConnectivityState",
     "Controller",
+    "CorruptDataError",
     "Counters",
+    "CrashLoopError",
+    "CredentialsContext",
     "Drop",
     "DuplicatePluginError",
     "Endpoint",
@@ -68,30 +98,48 @@ __all__ = [
     "Limits",
     "Metadata",
     "MetadataError",
+    "MutableMetadata",
     "NotSupportedError",
     "Outcome",
+    "OversizedDataError",
     "Picked",
     "Picker",
     "PluginError",
     "Resolution",
     "Resolver",
     "ResolverError",
+    "RetryBudget",
     "RpcError",
     "Server",
+    "ServerInterceptor",
+    "ServiceConfigError",
     "ServicerContext",
     "Sink",
     "Status",
     "StatusCode",
     "StreamStreamCall",
+    "StreamStreamClientInterceptor",
     "StreamUnaryCall",
+    "StreamUnaryClientInterceptor",
     "Subchannel",
     "Target",
     "TargetError",
+    "Tls",
     "UnaryStreamCall",
+    "UnaryStreamClientInterceptor",
     "UnaryUnaryCall",
+    "UnaryUnaryClientInterceptor",
     "UnknownPluginError",
     "UsageError",
     "Verdict",
+    "access_token",
     "balancer",
+    "codec",
+    "composite_credentials",
+    "compressor",
+    "current_call",
+    "detached",
     "resolver",
+    "serve",
+    "tls",
 ]

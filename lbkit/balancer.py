@@ -40,7 +40,9 @@ class Subchannel(ABC):
 
     It starts IDLE and does nothing by itself: after ``connect()`` it is CONNECTING as soon as it is its turn to
     dial, then READY, or TRANSIENT_FAILURE for as long as its back-off lasts. After that, and at once when a READY
-    one loses its connection or its server says GOAWAY, it is IDLE again, and the policy decides.
+    one loses its connection or its server says GOAWAY, it is IDLE again, and the policy decides. Where health is
+    checked (gRFC A17), one whose backend says that it does not serve is in TRANSIENT_FAILURE, too, and goes from
+    there to READY by itself.
 
     Attributes:
         endpoint: what it connects to.
@@ -115,10 +117,13 @@ class Balancer(ABC):
         name: what error texts call the policy.
         options: the keys that ``config`` may have, in camelCase as in service configs; a channel refuses any other,
             and values that cannot be read. ``ANYTHING``, the default, leaves the checking to the policy.
+        checks_health: whether a subchannel counts as READY only while its backend says that it serves, where the
+            service config asks for health checks. False for policies that do not choose among backends.
     """
 
     name: str = ""
     options: ClassVar[Mapping[str, Option]] = ANYTHING
+    checks_health: ClassVar[bool] = True
 
     def __init__(self, controller: Controller, config: Mapping[str, Any]) -> None:
         self.controller = controller
@@ -135,6 +140,14 @@ class Balancer(ABC):
     @abstractmethod
     def update(self, resolution: Resolution) -> Verdict:
         """Take a whole new list of endpoints. Return a rejection, with the reason, if it cannot be used."""
+
+    def reconfigure(self, config: Mapping[str, Any]) -> bool:
+        """Take another configuration of the same policy; the update that came with it follows.
+
+        Return False, as this does, to have the channel make a new policy with it instead, which replaces this one
+        when it is connected.
+        """
+        return False
 
     @abstractmethod
     def subchannel_changed(self, subchannel: Subchannel, state: ConnectivityState) -> None:
@@ -221,12 +234,10 @@ class EndpointBalancer(Balancer):
         if self.subchannels.get(subchannel.endpoint.identity) is not subchannel:
             return  # no longer ours
         before = self._states.get(subchannel, IDLE)
-        if state is IDLE:
-            if before is READY:
-                self.controller.reresolve()
-            subchannel.connect()
-        elif state is TRANSIENT_FAILURE:
+        if state is TRANSIENT_FAILURE or (before is READY and state is not READY):
             self.controller.reresolve()
+        if state is IDLE:
+            subchannel.connect()
         if before is TRANSIENT_FAILURE and state is not READY:
             return
         self._states[subchannel] = state

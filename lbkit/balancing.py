@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from lbkit.address import Endpoint
 from lbkit.balancer import BalancerFactory, Controller, check_config
@@ -75,6 +75,7 @@ class PolicyHost(Controller):
         self._timer: TimerHandle | None = None
         self._closed = False
         check_config(factory, config)
+        self._checks_health: bool = getattr(factory, "checks_health", True)
         self.policy = factory(self, config)
 
     # news for the policy
@@ -90,6 +91,13 @@ class PolicyHost(Controller):
         verdict = self._tell(lambda: self.policy.update(resolution))
         self._wake_later()
         return verdict or Verdict(accepted=False, reason="the balancing policy failed; see the log")
+
+    def reconfigure(self, config: Mapping[str, Any]) -> bool:
+        """Deliver another configuration, after all older news; return whether the policy has taken it."""
+        if self._closed or self._delivering:
+            return False
+        self._deliver(len(self._news))
+        return bool(self._tell(lambda: self.policy.reconfigure(config)))
 
     def resolver_failed(self, error: Exception) -> None:
         """Deliver that there is no answer."""
@@ -108,6 +116,8 @@ class PolicyHost(Controller):
 
     def close(self) -> None:
         """Shut the policy down; nothing is delivered afterwards."""
+        if self._closed:
+            return
         self._closed = True
         self._news.clear()
         if self._timer is not None:
@@ -118,7 +128,7 @@ class PolicyHost(Controller):
 
     def new_subchannel(self, endpoint: Endpoint) -> Subchannel:
         """Make an IDLE subchannel."""
-        subchannel = Subchannel(endpoint, self._dialler, self)
+        subchannel = Subchannel(endpoint, self._dialler, self, checks_health=self._checks_health)
         self.subchannels[subchannel] = None
         return subchannel
 

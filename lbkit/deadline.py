@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import Context
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -75,7 +76,10 @@ class Deadlines:
             self._timer.cancel()
         self._timer = None
         if self._ticks:
-            self._timer = self._clock.call_at(self._ticks[0][0] / _TICKS_PER_SECOND, self._fire)
+            # In a context of its own: that of whoever comes first would be kept until the timer fires, and be the
+            # one that the expiry of others' items runs in.
+            when = self._ticks[0][0] / _TICKS_PER_SECOND
+            self._timer = Context().run(self._clock.call_at, when, self._fire)
 
     def _fire(self) -> None:
         now = self._clock.time()

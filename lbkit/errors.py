@@ -11,12 +11,17 @@
     - ``ResolverError``: a resolver has no answer that can be used
     - ``TargetError``: a target cannot be understood (also a ValueError)
     - ``AddressError``: an address or endpoint is not valid (also a ValueError)
+    - ``ServiceConfigError``: a service config is wrong; says where (also a ValueError)
     - ``MetadataError``: metadata cannot be sent (also a ValueError)
     - ``PluginError``: something about plug-ins
         - ``UnknownPluginError``: no such name; says the nearest one (also a LookupError)
         - ``DuplicatePluginError``: two owners claim one name
         - ``BrokenPluginError``: an installed plug-in fails to import
+    - ``CompressionError``: a message cannot be decompressed
+        - ``CorruptDataError``: it is not what its compressor made
+        - ``OversizedDataError``: it is larger than the limit
     - ``UsageError``: a call was used in a way that its state or its kind does not allow
+    - ``CrashLoopError``: worker processes cannot be kept running
     - ``NotSupportedError``: asked for something that lbkit does not do yet
 """
 
@@ -26,7 +31,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lbkit.metadata import EMPTY, Metadata
-from lbkit.status import StatusCode
+from lbkit.status import Status, StatusCode
+
+_LISTED = 10  # problems in the text of one error; the rest is counted
 
 
 class Error(Exception):
@@ -39,16 +46,23 @@ class Attempt:
     Attributes:
         backend: the endpoint it went to, as text.
         started_s: seconds from the start of the call to the start of this attempt.
+        kind: ``"first"``, ``"retry"``, ``"hedge"``, or ``"transparent retry"`` of one that no server had looked at.
+        status: what it ended with; None while it runs.
     """
 
-    __slots__ = ("backend", "started_s")
+    __slots__ = ("backend", "kind", "started_s", "status")
 
-    def __init__(self, backend: str, started_s: float) -> None:
+    def __init__(
+        self, backend: str, started_s: float, kind: str = "first", status: Status | None = None
+    ) -> None:
         self.backend = backend
         self.started_s = started_s
+        self.kind = kind
+        self.status = status
 
     def __repr__(self) -> str:
-        return f"{self.backend} at +{self.started_s:.3f} s"
+        end = "running" if self.status is None else f"{self.status.code.name}: {self.status.details}"
+        return f"{self.kind} on {self.backend} at +{self.started_s:.3f} s, {end}"
 
 
 class RpcError(Error):
@@ -99,7 +113,8 @@ class RpcError(Error):
         return self._trailing_metadata
 
     def __str__(self) -> str:
-        where = f" [{self.backend}, {self.elapsed_s:.3f} s]" if self.attempts else ""
+        count = f"{len(self.attempts)} attempts, " if len(self.attempts) > 1 else ""
+        where = f" [{count}{self.backend}, {self.elapsed_s:.3f} s]" if self.attempts else ""
         return f"{self._code.name}: {self._details}{where}"
 
 
@@ -139,6 +154,23 @@ class AddressError(Error, ValueError):
     """An address or endpoint is not valid."""
 
 
+class ServiceConfigError(Error, ValueError):
+    """A service config is wrong, and none of it is used.
+
+    Attributes:
+        problems: everything that is wrong, like ``methodConfig[1].retryPolicy.maxAttempts: 1 is less than 2``.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(problems)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        listed = self.problems[:_LISTED]
+        more = len(self.problems) - len(listed)
+        return "; ".join((*listed, f"and {more} more")) if more else "; ".join(listed)
+
+
 class MetadataError(Error, ValueError):
     """Metadata that must not go on the wire; raised at the call, before anything is sent."""
 
@@ -162,12 +194,28 @@ class BrokenPluginError(PluginError):
     """An installed plug-in cannot be imported or is not what its group asks for."""
 
 
+class CompressionError(Error):
+    """A message cannot be decompressed. Raised by compressors; calls end with a status for it."""
+
+
+class CorruptDataError(CompressionError):
+    """Data that its compressor did not make, or not all of it, or more: the call ends with INTERNAL."""
+
+
+class OversizedDataError(CompressionError):
+    """Decompressed, data would be larger than the limit: the call ends with RESOURCE_EXHAUSTED."""
+
+
 class UsageError(Error):
     """A call was used in a way that its state or its kind does not allow; the text says what to do instead."""
 
 
 class NotSupportedError(Error):
     """Asked for something that lbkit does not do (yet); the text says what to use instead."""
+
+
+class CrashLoopError(Error):
+    """Workers end as fast as they are started; the text says how the last one did."""
 
 
 def not_supported(what: str, instead: str) -> NoReturn:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lbkit.errors import RpcError
 from lbkit.status import StatusCode
@@ -77,6 +77,9 @@ def _error_over(theirs: type[Exception]) -> type[RpcError]:
         RpcError.__init__(self, code, details, **more)
         self.args = (code, details)  # theirs is a base as well, and its constructor clears them
 
+    def result(self: RpcError, *_: object) -> NoReturn:
+        raise self  # grpc.intercept_channel takes an error for the call that it came from
+
     def reduce(self: RpcError) -> tuple[Any, ...]:
         return _remake, (self.code(), self.details()), self.__dict__
 
@@ -90,6 +93,8 @@ def _error_over(theirs: type[Exception]) -> type[RpcError]:
             "__repr__": Exception.__repr__,
             "__reduce__": reduce,
             "debug_error_string": RpcError.__str__,
+            "exception": lambda self, *_: self,
+            "result": result,
         },
     )
 

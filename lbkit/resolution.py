@@ -18,14 +18,21 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class MethodConfig(NamedTuple):
-    """What applies to every call of a method unless the call says less; sizes in bytes, times in seconds."""
+    """What applies to every call of a method; sizes in bytes, times in seconds, None where it says nothing.
+
+    Of a time-out or a size here and one that the call or the channel gives, the smaller counts. About waiting for a
+    backend a call has the last word.
+    """
 
     timeout_s: float | None = None
-    wait_for_ready: bool = False
+    wait_for_ready: bool | None = None
     max_request_bytes: int | None = None
-    max_response_bytes: int = 4 * 1024 * 1024
+    max_response_bytes: int | None = None
     retry: RetryPolicy | None = None
     hedging: HedgingPolicy | None = None  # a method has one of the two at most
+
+
+UNCONFIGURED = MethodConfig()  # of a method that no service config is about; told by identity
 
 
 class CallConfig(NamedTuple):
@@ -46,7 +53,12 @@ class CallSelector(Protocol):
     """Decides per call what configuration applies (gRFC A31); xDS routing is one of these."""
 
     def select(self, call: CallInfo) -> CallConfig:
-        """Return the configuration of one call: no await, no I/O. Called for every call, before the pick."""
+        """Return the configuration of one call: no await, no I/O. Called for every call, before the pick.
+
+        Raises:
+            RpcError: no configuration applies; the call ends with this status, or with INTERNAL where only a server may
+                say so (gRFC A54). Anything else that it raises is its own mistake: INTERNAL.
+        """
         ...
 
 
@@ -55,7 +67,7 @@ class Resolution(Frozen):
 
     Attributes:
         endpoints: all backends. Empty is an answer too: there are none.
-        service_config: the service config that came with the answer, parsed JSON, or None for none.
+        service_config: the service config that came with the answer, as JSON text or parsed; None for none.
         attributes: anything a policy of the same author wants to know.
         selector: a call selector, or None for the static look-up in the service config.
         generation: numbers the snapshots of one channel; set by the channel, and no part of ``==``.
@@ -64,7 +76,7 @@ class Resolution(Frozen):
     __slots__ = ("attributes", "endpoints", "generation", "selector", "service_config")
 
     endpoints: tuple[Endpoint, ...]
-    service_config: Mapping[str, Any] | None
+    service_config: str | Mapping[str, Any] | None
     attributes: Mapping[str, Any]
     selector: CallSelector | None
     generation: int
@@ -72,7 +84,7 @@ class Resolution(Frozen):
     def __init__(
         self,
         endpoints: tuple[Endpoint, ...],
-        service_config: Mapping[str, Any] | None = None,
+        service_config: str | Mapping[str, Any] | None = None,
         attributes: Mapping[str, Any] = NOTHING,
         selector: CallSelector | None = None,
         generation: int = 0,

@@ -158,7 +158,7 @@ class Resolver(ABC):
 
     ``lbkit.Channel`` makes the object when the channel is made (do no I/O in ``__init__``; raise TargetError
     there if the target makes no sense), runs ``run`` as a task when the first call or ``connect`` needs it, and
-    cancels that task when the channel is closed.
+    cancels that task when the channel is closed, or idle for long. After that ``run`` may be called again.
     """
 
     # The query parameters it understands; None when it reads ``target.query`` in a form of its own.
@@ -178,7 +178,10 @@ class Resolver(ABC):
 
         Returning means that the last answer never changes. Raising means "report this, back off, and start me
         again": the channel waits 1 s, then x1.6 up to 120 s with jitter, starting over after an accepted
-        update. No resolver needs retry code of its own. It is cancelled when the channel closes.
+        update. No resolver needs retry code of its own.
+
+        It is cancelled when the channel closes or falls idle. When that is used again there is another run, after
+        the end of this one: what belongs to one run should be in local variables.
         """
 
 

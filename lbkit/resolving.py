@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 from lbkit.backoff import Backoff, BackoffPolicy
@@ -50,14 +52,22 @@ class ResolverHost(Sink):
         self._wanted = asyncio.Event()
         self._heard_at = float("-inf")  # when it last gave an answer, or said that there is none
         self._task: asyncio.Task[None] | None = None
+        self._pause: asyncio.Event | None = None  # during the back-off: set to end it
 
     def start(self) -> None:
         """Run the resolver as a task of the running loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        # A context of its own: it is no part of the call that the channel was first used for.
+        self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
 
     def want(self) -> None:
         """Ask for a new answer; a hint."""
         self._wanted.set()
+
+    def reset_backoff(self) -> None:
+        """Run a resolver that failed now, instead of after its back-off."""
+        self._backoff.reset()
+        if self._pause is not None:
+            self._pause.set()
 
     async def close(self) -> None:
         """Cancel the resolver and wait for its end."""
@@ -69,8 +79,6 @@ class ResolverHost(Sink):
         """Number the answer and hand it to the policy; an equal one goes no further."""
         self._heard_at = self.clock.time()
         latest = self.latest
-        if resolution.service_config is not None:
-            return Verdict(accepted=False, reason="service configs are not supported yet")
         if resolution != latest:
             self.latest = resolution.numbered(latest.generation + 1 if latest else 1)
             self._verdict = self._deliver(self.latest)
@@ -121,4 +129,8 @@ class ResolverHost(Sink):
                 self._failed(error)
             else:
                 return
-            await asyncio.sleep(self._backoff.next_delay())
+            self._pause = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._backoff.next_delay()):
+                    await self._pause.wait()
+            self._pause = None

@@ -28,7 +28,7 @@ class Stub:
         return f"<stub of {self._service}>"
 
 
-def make_stub(channel: Channel, pb2: ModuleType, service: str | None) -> Stub:
+def make_stub(channel: Channel, pb2: ModuleType, service: str | None, codec: str | None) -> Stub:
     """Make a stub for a service of a ``_pb2`` module; see ``Channel.stub``."""
     full_name, methods = methods_of(pb2, service)
     kinds: dict[tuple[bool, bool], Callable[..., Any]] = {
@@ -43,7 +43,8 @@ def make_stub(channel: Channel, pb2: ModuleType, service: str | None) -> Stub:
             method.name: kinds[method.streams_request, method.streams_response](
                 method.path,
                 request_serializer=method.request.SerializeToString,
-                response_deserializer=method.response.FromString,
+                response_deserializer=method.response.FromString if codec is None else method.response,
+                codec=codec,
             )
             for method in methods
         },

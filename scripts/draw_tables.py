@@ -155,7 +155,7 @@ def _judge(call: ast.Call) -> tuple[str, ast.expr | None, ast.expr] | None:
 
 def _rule(where: str, level: str, code: ast.expr | None, text: str) -> Iterator[Rule]:
     sections = re.search(r" \(RFC 9113 ([\d.]+)\)$", text)
-    if where == "guard" and code is None:
+    if where == "guard":  # what may be done only so often
         yield Rule("10.5", text, level, "ENHANCE_YOUR_CALM", where)
     elif sections:
         name = "ENHANCE_YOUR_CALM" if code is None else ast.unparse(code).replace("ErrorCode.", "")

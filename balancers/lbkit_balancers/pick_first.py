@@ -57,6 +57,7 @@ class PickFirst(Balancer):
     """
 
     name = "pick_first"
+    checks_health: ClassVar[bool] = False  # gRFC A17: it has no other backend to go to
     options: ClassVar[Mapping[str, Option]] = {
         "shuffleAddressList": Option(default=False, read=flag),
         "connectionAttemptDelay": Option(ATTEMPT_DELAY_S, seconds),

@@ -30,13 +30,15 @@ class RoundRobin(EndpointBalancer):
         self._places: dict[Subchannel, float] = {}  # on a ring of circumference 1
         self._ring: list[Subchannel] = []  # those that were READY last time, by their places
         self._rotation: _Rotation | None = None
+        self._turn = controller.random.random()  # the place behind which the present rotation begins
 
     def make_picker(self, ready: Sequence[Subchannel]) -> Picker:
         """Go on behind the place of the last turn, with the ones that are READY now."""
-        random, rotation = self.controller.random.random, self._rotation
-        turn = random() if rotation is None else self._places[rotation.last().subchannel]
+        rotation = self._rotation
+        if rotation is not None and rotation.used:
+            self._turn = self._places[rotation.last().subchannel]
         ring = self.ring(ready)
-        first = bisect_right(ring, turn, key=self._places.__getitem__)
+        first = bisect_right(ring, self._turn, key=self._places.__getitem__)
         self._rotation = _Rotation([subchannel.picked for subchannel in ring[first:] + ring[:first]])
         return self._rotation
 
@@ -60,12 +62,19 @@ class RoundRobin(EndpointBalancer):
 
 
 class _Rotation(Picker):
-    __slots__ = ("_length", "_next", "_turns")
+    __slots__ = ("_length", "_next", "_turns", "used")
 
     def __init__(self, picks: Sequence[Picked]) -> None:
+        self.used = False
         self._length = len(picks)
         self._turns = cycle(picks)
+        self._next = self._first
+
+    def _first(self) -> Picked:
+        """Take note that somebody was picked; from now on nobody asks."""
+        self.used = True
         self._next = self._turns.__next__
+        return self._next()
 
     def pick(self, call: CallInfo) -> Picked:
         return self._next()

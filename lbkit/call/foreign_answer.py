@@ -16,8 +16,8 @@ _SHOWN_BYTES = 1024
 class Caller(Protocol):
     """The call that got the answer."""
 
-    def break_off(self, status: Status) -> None:
-        """End with this status, and reset the stream."""
+    def answered_otherwise(self, status: Status) -> None:
+        """Take this status for an attempt that failed, and reset the stream."""
         ...
 
 
@@ -70,4 +70,4 @@ class ForeignAnswer:
         code, details = self._status
         if self._body:
             details += ": " + self._body[:_SHOWN_BYTES].decode("utf-8", "replace")
-        self._caller.break_off(Status(code, details))
+        self._caller.answered_otherwise(Status(code, details))

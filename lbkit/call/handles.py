@@ -13,9 +13,9 @@ from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from lbkit.call.streaming import StreamingCall
 from lbkit.eof import EOF, EndOfStream
-from lbkit.errors import UsageError
+from lbkit.errors import Attempt, UsageError
 from lbkit.metadata import Metadata
-from lbkit.status import StatusCode
+from lbkit.status import Status, StatusCode
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -62,6 +62,11 @@ class _Handle:
         """Wait for the end of the call; return the text of its status."""
         return await self._call.details()
 
+    @property
+    def status(self) -> Status | None:
+        """What the call ended with; None before. For callbacks, which cannot wait for ``code()``."""
+        return self._call.status
+
     async def wait_for_connection(self) -> None:
         """Wait until the call is on its way to a backend.
 
@@ -95,6 +100,11 @@ class _Handle:
         """The endpoint that the call was last sent to, as text; None before the first pick."""
         return self._call.backend
 
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Every attempt that was sent to a backend so far, oldest first: where, when, why, and how it ended."""
+        return self._call.attempts
+
 
 class _Readable(_Handle, Generic[Response]):
     """Adds reading a stream of responses."""
@@ -108,7 +118,7 @@ class _Readable(_Handle, Generic[Response]):
     async def __anext__(self) -> Response:
         call = self._call
         reader = call.reader
-        if reader is not None and reader.queue:
+        if reader is not None and reader.queue and reader.plain:
             payload = reader.queue.popleft()
             reader.taken(len(payload))
         else:
@@ -148,8 +158,12 @@ class _Writable(_Handle, Generic[Request]):
 
     __slots__ = ()
 
-    async def write(self, request: Request) -> None:
+    async def write(self, request: Request, *, compress: bool = True) -> None:
         """Send a request; returns when there is room for the next one.
+
+        Args:
+            request: the request message.
+            compress: False to send this one as it is, on a call that compresses.
 
         Raises:
             RpcError: the call has ended with a status other than OK.
@@ -159,7 +173,7 @@ class _Writable(_Handle, Generic[Request]):
         call = self._writing()
         if call.done() or call.half_closed:
             self._refuse_writing()
-        await call.write(self._serialize(request))
+        await call.write(self._serialize(request), compress=compress)
         call.raise_for_status()
 
     async def done_writing(self) -> None:

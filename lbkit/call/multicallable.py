@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from lbkit.call.handles import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
 from lbkit.call.streaming import StreamingCall
 from lbkit.call.unary import UnaryUnaryCall
-from lbkit.errors import not_supported
+from lbkit.credentials import CallCredentials
+from lbkit.encoding.codecs import bind, message_class_of
+from lbkit.encoding.compressors import chosen
 from lbkit.metadata import EMPTY, MetadataLike
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ class MultiCallable:
         path: ``/package.Service/Method``.
         serialize: makes bytes of a request; None if requests are bytes.
         deserialize: makes a response of bytes; None to get the bytes.
+        codec: does both instead, and is named in the content-type; None for what the two functions do.
+
+    Raises:
+        UnknownPluginError: no such codec; says the nearest.
+        TypeError: the codec needs to know the class of responses, and ``deserialize`` does not tell.
     """
 
     def __init__(
@@ -37,10 +44,14 @@ class MultiCallable:
         path: str,
         serialize: Callable[[Any], bytes] | None,
         deserialize: Callable[[bytes], Any] | None,
+        codec: str | None = None,
     ) -> None:
         self.channel = channel
         self.path = path
-        self.prefix = channel.request_prefix(path)
+        subtype = ""
+        if codec is not None:
+            subtype, serialize, deserialize = bind(codec, message_class_of(deserialize))
+        self.prefix = channel.request_prefix(path=path, subtype=subtype)
         self.serialize: Callable[[Any], bytes] = serialize or bytes  # raw bytes pass
         self.deserialize: Callable[[bytes], Any] = deserialize or bytes
 
@@ -49,11 +60,9 @@ class MultiCallable:
         # Says what a serialiser returned that is no bytes at all.
         return payload if type(payload) is bytes else b"".join((payload,))
 
-    def _enter(self, credentials: None, compression: None) -> None:
+    def _enter(self) -> None:
         if get_running_loop() is not self.channel.bound_loop:
             self.channel.enter()
-        if credentials is not None or compression is not None:
-            not_supported("credentials= or compression= on a call", "leave it out")
 
 
 class UnaryUnaryMultiCallable(MultiCallable, Generic[Request, Response]):
@@ -65,9 +74,9 @@ class UnaryUnaryMultiCallable(MultiCallable, Generic[Request, Response]):
         *,
         timeout: float | None = None,
         metadata: MetadataLike | None = None,
-        credentials: None = None,
+        credentials: CallCredentials | None = None,
         wait_for_ready: bool | None = None,
-        compression: None = None,
+        compression: Any = None,
         max_request_bytes: int | None = None,
         max_response_bytes: int | None = None,
     ) -> UnaryUnaryCall:
@@ -77,26 +86,28 @@ class UnaryUnaryMultiCallable(MultiCallable, Generic[Request, Response]):
             request: the request message.
             timeout: seconds until the call ends with DEADLINE_EXCEEDED; None for no limit.
             metadata: sent with the call.
-            credentials: not supported yet.
+            credentials: make metadata for this call, beside what the channel's do; see ``lbkit.CallCredentials``.
             wait_for_ready: wait for a backend instead of failing while all are down.
-            compression: not supported yet.
+            compression: how requests are compressed, instead of the channel's way: ``lbkit.Compression.Gzip`` or its
+                name; ``"identity"`` for not at all.
             max_request_bytes: instead of the channel's limit for one message.
             max_response_bytes: instead of the channel's limit for one message.
 
         Raises:
             ChannelClosedError, ForeignLoopError, ForkedError: the channel cannot be used here and now.
             MetadataError: the metadata must not go on the wire.
-            NotSupportedError: credentials or compression were given.
+            TypeError: the credentials are none.
+            UnknownPluginError: no such compressor; says the nearest.
         """
-        if get_running_loop() is not self.channel.bound_loop or credentials or compression:
-            self._enter(credentials, compression)
+        if get_running_loop() is not self.channel.bound_loop:
+            self._enter()
         options = (
             timeout,
             metadata or EMPTY,
             wait_for_ready,
             max_request_bytes,
             max_response_bytes,
-            compression,
+            self.channel.encoding if compression is None else chosen(compression),
             credentials,
         )
         return UnaryUnaryCall(self, self._serialized(request), options)
@@ -111,9 +122,9 @@ class UnaryStreamMultiCallable(MultiCallable, Generic[Request, Response]):
         *,
         timeout: float | None = None,
         metadata: MetadataLike | None = None,
-        credentials: None = None,
+        credentials: CallCredentials | None = None,
         wait_for_ready: bool | None = None,
-        compression: None = None,
+        compression: Any = None,
         max_request_bytes: int | None = None,
         max_response_bytes: int | None = None,
     ) -> UnaryStreamCall[Response]:
@@ -121,14 +132,14 @@ class UnaryStreamMultiCallable(MultiCallable, Generic[Request, Response]):
 
         Arguments and errors are those of ``UnaryUnaryMultiCallable.__call__``.
         """
-        self._enter(credentials, compression)
+        self._enter()
         options = (
             timeout,
             metadata or EMPTY,
             wait_for_ready,
             max_request_bytes,
             max_response_bytes,
-            compression,
+            self.channel.encoding if compression is None else chosen(compression),
             credentials,
         )
         call = StreamingCall(self, options, self._serialized(request), one_response=False)
@@ -143,9 +154,9 @@ class StreamUnaryMultiCallable(MultiCallable, Generic[Request, Response]):
         request_iterator: Requests[Request] | None = None,
         timeout: float | None = None,
         metadata: MetadataLike | None = None,
-        credentials: None = None,
+        credentials: CallCredentials | None = None,
         wait_for_ready: bool | None = None,
-        compression: None = None,
+        compression: Any = None,
         *,
         max_request_bytes: int | None = None,
         max_response_bytes: int | None = None,
@@ -157,25 +168,27 @@ class StreamUnaryMultiCallable(MultiCallable, Generic[Request, Response]):
                 that is not asynchronous must not block.
             timeout: seconds until the call ends with DEADLINE_EXCEEDED; None for no limit.
             metadata: sent with the call.
-            credentials: not supported yet.
+            credentials: make metadata for this call, beside what the channel's do; see ``lbkit.CallCredentials``.
             wait_for_ready: wait for a backend instead of failing while all are down.
-            compression: not supported yet.
+            compression: how requests are compressed, instead of the channel's way: ``lbkit.Compression.Gzip`` or its
+                name; ``"identity"`` for not at all.
             max_request_bytes: instead of the channel's limit for one message.
             max_response_bytes: instead of the channel's limit for one message.
 
         Raises:
             ChannelClosedError, ForeignLoopError, ForkedError: the channel cannot be used here and now.
             MetadataError: the metadata must not go on the wire.
-            NotSupportedError: credentials or compression were given.
+            TypeError: the credentials are none.
+            UnknownPluginError: no such compressor; says the nearest.
         """
-        self._enter(credentials, compression)
+        self._enter()
         options = (
             timeout,
             metadata or EMPTY,
             wait_for_ready,
             max_request_bytes,
             max_response_bytes,
-            compression,
+            self.channel.encoding if compression is None else chosen(compression),
             credentials,
         )
         call = StreamingCall(self, options, None, one_response=True)
@@ -190,9 +203,9 @@ class StreamStreamMultiCallable(MultiCallable, Generic[Request, Response]):
         request_iterator: Requests[Request] | None = None,
         timeout: float | None = None,
         metadata: MetadataLike | None = None,
-        credentials: None = None,
+        credentials: CallCredentials | None = None,
         wait_for_ready: bool | None = None,
-        compression: None = None,
+        compression: Any = None,
         *,
         max_request_bytes: int | None = None,
         max_response_bytes: int | None = None,
@@ -201,14 +214,14 @@ class StreamStreamMultiCallable(MultiCallable, Generic[Request, Response]):
 
         Arguments and errors are those of ``StreamUnaryMultiCallable.__call__``.
         """
-        self._enter(credentials, compression)
+        self._enter()
         options = (
             timeout,
             metadata or EMPTY,
             wait_for_ready,
             max_request_bytes,
             max_response_bytes,
-            compression,
+            self.channel.encoding if compression is None else chosen(compression),
             credentials,
         )
         call = StreamingCall(self, options, None, one_response=False)

@@ -20,7 +20,9 @@ from lbkit.wire.faults import WireFault
 from lbkit.wire.metadata import decode_metadata
 
 if TYPE_CHECKING:
+    from lbkit.ambient import Served
     from lbkit.call.multicallable import MultiCallable
+    from lbkit.call.retrying import FurtherAttempts
     from lbkit.channel import Channel
     from lbkit.deadline import Bucket
     from lbkit.subchannel import Subchannel
@@ -44,12 +46,15 @@ class CallRecord:
         "_future",
         "_head",
         "_head_future",
+        "_kind",
         "_metadata",
         "_method",
         "_picked",
         "_request_limit",
         "_response_limit",
+        "_retries",
         "_sent",
+        "_served",
         "_status",
         "_stream",
         "_subchannel",
@@ -68,13 +73,17 @@ class CallRecord:
     _began: float
     _sent: float  # when the present attempt began
     _took: float
-    _wait_for_ready: bool
+    _wait_for_ready: bool | None  # None: nobody has said
     _request_limit: int | None
     _response_limit: int
+    _kind: str  # of the present attempt; only set where that is not the first
 
     def __init__(self) -> None:
         self.bucket: Bucket | None = None  # set by Deadlines
         self._status: Status | None = None
+        self._served: tuple[Served, bool] | None = (
+            None  # what it is made for, and whether the deadline is of that
+        )
         self._stream: Stream | None = None
         self._connection: ClientConnection | None = None
         self._picked: Picked | None = None  # the pick that is to be told when it is done
@@ -84,7 +93,8 @@ class CallRecord:
         self._head: tuple[Field, ...] | None = None
         self._trailing: Metadata = EMPTY
         self._callbacks: list[Callable[[Any], object]] | None = None
-        self._earlier: list[Attempt] | None = None  # attempts before the present one
+        self._earlier: list[Attempt] | None = None  # attempts before the present one, or beside it
+        self._retries: FurtherAttempts | None = None  # who decides on others
 
     # What pickers and selectors read (CallInfo)
 
@@ -133,6 +143,11 @@ class CallRecord:
         """Wait for the end of the call; return the text of its status."""
         return (await self._end()).details
 
+    @property
+    def status(self) -> Status | None:
+        """What the call ended with; None before. For callbacks, which cannot wait for ``code()``."""
+        return self._status
+
     async def wait_for_connection(self) -> None:
         """Wait until the server has begun to answer, or raise as ``await`` would."""
         await self.initial_metadata()
@@ -179,7 +194,17 @@ class CallRecord:
     @property
     def backend(self) -> str | None:
         """The endpoint that the call was last sent to, as text; None before the first pick."""
-        return str(self._subchannel.endpoint) if self._subchannel else None
+        if self._subchannel is None:
+            return self._earlier[-1].backend if self._earlier else None
+        return str(self._subchannel.endpoint)
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Every attempt that was sent to a backend so far, oldest first: where, when, why, and how it ended."""
+        attempts = list(self._earlier or ())
+        if self._subchannel is not None:
+            attempts.append(self._this_attempt(self._status))
+        return tuple(sorted(attempts, key=lambda attempt: attempt.started_s))
 
     # Inside
 
@@ -188,6 +213,13 @@ class CallRecord:
         if self._future is None:
             self._future = self._channel.loop.create_future()
         return self._future
+
+    def wake_at_end(self, waiter: Any) -> None:
+        """Have ``waiter.set_result(None)`` called in the very turn in which the call ends. Called by the blocking API.
+
+        For a call that nobody awaits: ``waiter``, which has to have ``done()``, takes the place of their future.
+        """
+        self._future = waiter
 
     async def _end(self) -> Status:
         """Wait for the end of the call. Only who awaits the call itself cancels it by giving up, as in grpc.aio."""
@@ -208,13 +240,19 @@ class CallRecord:
         except WireFault:  # the call failed for that, or the answer is not gRPC's
             return EMPTY
 
-    def _this_attempt(self) -> Attempt:
-        return Attempt(str(self._subchannel.endpoint) if self._subchannel else "", self._sent - self._began)
+    def _this_attempt(self, status: Status | None) -> Attempt:
+        backend = str(self._subchannel.endpoint) if self._subchannel else ""
+        return Attempt(backend, self._sent - self._began, getattr(self, "_kind", "first"), status)
 
     def _too_late(self) -> Status:
         """Return DEADLINE_EXCEEDED, and say what the time was spent on."""
         now = self._channel.clock.time()
         took = f"after {now - self._began:.3f} s"
+        if self._served is not None and self._served[1]:
+            took = f"{took}, when the deadline of the call being served passed"
+        if self._stream is None and self._earlier:
+            last = self._earlier[-1]
+            return Status(StatusCode.DEADLINE_EXCEEDED, f"{took}, waiting to try again; the last: {last!r}")
         if self._stream is None:
             return Status(StatusCode.DEADLINE_EXCEEDED, f"{took}, all of it waiting for a backend")
         answered = "headers received, no status" if self._head else "request sent, no answer"
@@ -224,14 +262,17 @@ class CallRecord:
 
     def _error(self) -> RpcError:
         assert self._status is not None, "no error before the end"
-        attempts = list(self._earlier or ())
-        if self._subchannel is not None:
-            attempts.append(self._this_attempt())
         return rpc_error_class()(
             self._status.code,
             self._status.details,
             initial_metadata=self._initial(),
             trailing_metadata=self._trailing,
-            attempts=attempts,
+            attempts=self.attempts,
             elapsed_s=self._took,
         )
+
+
+def wake(future: asyncio.Future[None]) -> None:
+    """Complete a future, unless who waits for it has given up."""
+    if not future.done():
+        future.set_result(None)

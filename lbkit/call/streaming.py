@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from lbkit.call.base import Call, CallOptions, wake
+from lbkit.call.attempts import Attempts
+from lbkit.call.base import Call, CallOptions
+from lbkit.call.packing import pack_request, unpack_response
+from lbkit.call.record import wake
+from lbkit.encoding.compressors import Encoding
 from lbkit.http2.stream import Stream
 from lbkit.status import Status, StatusCode
 from lbkit.transport.client import ClientConnection
+from lbkit.transport.packer import MessagePacker
 from lbkit.transport.reader import MessageReader
 from lbkit.transport.writer import MessageWriter
 from lbkit.wire.faults import WireFault
 from lbkit.wire.messages import send_message
+from lbkit.wire.packing import Compressed, plain_size
 from lbkit.wire.status import OK
 
 if TYPE_CHECKING:
@@ -51,6 +57,8 @@ class StreamingCall(Call):
         self._half_closed = request is not None
         self._opened: list[asyncio.Future[None]] = []  # those who wait for a connection
         self._feeder: asyncio.Task[None] | None = None
+        self._packer: MessagePacker | None = None  # if requests are compressed
+        self._ending = False  # no more requests come, but some are still being compressed
         super().__init__(method, options, len(request or b""))
 
     # For the handles
@@ -62,7 +70,11 @@ class StreamingCall(Call):
         self.raise_for_status()
 
     async def read(self) -> bytes | None:
-        """Return the next response, not parsed; None at the end. Who gives up waiting cancels the call."""
+        """Return the next response, not parsed; None at the end. Who gives up waiting cancels the call.
+
+        Raises:
+            RpcError: the response cannot be decompressed; the call ends with that.
+        """
         try:
             while True:
                 reader = self.reader
@@ -77,40 +89,54 @@ class StreamingCall(Call):
         except asyncio.CancelledError:
             self.cancel()
             raise
+        except WireFault as fault:
+            self._useless(Status(fault.code, fault.details))
+            return None
 
-    async def write(self, payload: bytes) -> None:
+    async def write(self, payload: bytes, *, compress: bool = True) -> None:
         """Send a request message, as soon as there is room for it. Returns without, if the call is over."""
         if self._request_limit is not None and len(payload) > self._request_limit:
             self.break_off(self.too_large(len(payload)))
             return
+        if self._packer is not None and self._status is None:
+            payload = await self._packed(self._packer, payload, compress=compress)
         if self._status is not None:
             return
         if self._backlog is not None:
             self._backlog.append(payload)
             self._backlog_bytes += len(payload)
+        elsewhere = self._retries is not None and self._retries.wrote(payload)
         writer = self._writer
         try:
-            if writer is None:
+            if writer is None and not elsewhere:
                 await self._connected()
-                return
-            self._shorten_backlog()
-            if not writer.write(payload):
-                await writer.drain()
+            else:
+                self._shorten_backlog()
+                if writer is not None and not writer.write(payload):
+                    await writer.drain()
         except asyncio.CancelledError:
             self.cancel()
             raise
+        if self._ending:
+            self.done_writing()
 
     def done_writing(self) -> None:
         """End the stream of requests."""
+        if self._packer is not None:
+            self._ending = self._packer.busy > 0
+            if self._ending:
+                return
         if not self._half_closed:
             self._half_closed = True
             if self._writer is not None and self._status is None:
                 self._writer.end()
+            if self._retries is not None:
+                self._retries.done_writing()
 
     @property
     def half_closed(self) -> bool:
         """Whether no more requests may be written."""
-        return self._half_closed
+        return self._half_closed or self._ending
 
     async def response(self) -> Any:
         """Wait for the only response."""
@@ -131,11 +157,14 @@ class StreamingCall(Call):
         """
         status, response = self.parse(payload)
         if status is not OK:
-            self._discard()
-            self.break_off(status)
-            self.spoil(status)
-            self.raise_for_status()
+            self._useless(status)
         return response
+
+    def _useless(self, status: Status) -> None:
+        self._discard()
+        self.break_off(status)
+        self.spoil(status)
+        self.raise_for_status()
 
     def feed(self, requests: Any) -> None:
         """Write what an iterator gives, in a task that ends with the call."""
@@ -147,6 +176,8 @@ class StreamingCall(Call):
             if isinstance(requests, AsyncIterable):
                 async for request in requests:
                     await self.write(serialize(request))
+                    if self._status is not None:
+                        break
             else:
                 for request in requests:
                     await self.write(serialize(request))
@@ -210,6 +241,34 @@ class StreamingCall(Call):
         else:
             reader.expect()
 
+    def _largest_request(self) -> int:
+        return max(map(plain_size, [self._request or b"", *(self._backlog or ())]))
+
+    def packed(self, request: bytes) -> None:
+        """Set off with the only request, which is compressed now."""
+        self._request = request
+        self._set_off()
+
+    def _compress(self, encoding: Encoding) -> None:
+        if self._request is not None:
+            pack_request(self, self._request, encoding)
+            return
+        self._packer = MessagePacker(self._channel.loop, self.offload, encoding)
+        self._set_off()
+
+    async def _packed(self, packer: MessagePacker, payload: bytes, *, compress: bool) -> bytes:
+        try:
+            return await packer.pack(payload, compress=compress)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        except WireFault as fault:
+            self.break_off(Status(fault.code, fault.details))
+            return payload
+
+    def _announced(self, encoding: bytes) -> None:
+        self._reader.announce(encoding)
+
     def _send(self, connection: ClientConnection, stream: Stream) -> None:
         self.reader = MessageReader(connection, stream, self._response_limit)
         if self._request is not None:
@@ -224,8 +283,14 @@ class StreamingCall(Call):
         self._wake_opened()
 
     def _shorten_backlog(self) -> None:
-        if self._head is not None or self._backlog_bytes > _BACKLOG_BYTES:
+        if self._backlog is None:
+            return
+        if self._head is not None:
             self._backlog = None
+        elif self._backlog_bytes > _BACKLOG_BYTES:
+            self._backlog = None
+            if self._retries is not None:
+                self._retries.overflowed()
 
     def _repeatable(self) -> bool:
         if self._backlog is None:
@@ -239,7 +304,7 @@ class StreamingCall(Call):
             writer.close()
         return True
 
-    def _response_status(self) -> Status:
+    def _response_status(self) -> Status | asyncio.Future[bytes]:
         try:
             self._reader.end()
         except WireFault as fault:
@@ -248,7 +313,16 @@ class StreamingCall(Call):
             return OK
         if not self._reader.queue:
             return Status(StatusCode.INTERNAL, "no message in a unary response")
-        status, self._response = self.parse(self._reader.queue.popleft())
+        payload = self._reader.queue.popleft()
+        if type(payload) is Compressed:
+            try:
+                plain = unpack_response(self, payload, self._response_limit)
+            except WireFault as fault:
+                return Status(fault.code, fault.details)
+            if not isinstance(plain, bytes):
+                return plain
+            payload = plain
+        status, self._response = self.parse(payload)
         return status
 
     def _discard(self) -> None:
@@ -271,6 +345,37 @@ class StreamingCall(Call):
         await waiter
 
     def _wake_opened(self) -> None:
-        waiters, self._opened = self._opened, []
+        waiters = self._opened.copy()
+        self._opened.clear()  # the same list as that of its twins: whichever attempt gets on a connection
         for waiter in waiters:
             wake(waiter)
+
+    # As, and with, a twin
+
+    def twin(self) -> Self:
+        """Return what makes another attempt, with what was written so far."""
+        twin = super().twin()
+        twin.reader = twin._writer = twin._feeder = None
+        twin._backlog = list(self._backlog or ())
+        return twin
+
+    def adopt(self, twin: Attempts) -> None:
+        """Go on with the attempt of a twin."""
+        assert isinstance(twin, StreamingCall), "a twin is of its call's kind"
+        super().adopt(twin)
+        self.reader, self._writer = twin.reader, twin._writer
+        twin.reader = twin._writer = None
+        self._wake_opened()
+
+    def mirror(self, payload: bytes) -> None:
+        """Send a request that was written to the call that this one is a twin of. Bounded by that one's backlog."""
+        if self._backlog is not None:
+            self._backlog.append(payload)
+        if self._writer is not None:
+            self._writer.write(payload)
+
+    def mirror_end(self) -> None:
+        """End its requests."""
+        self._half_closed = True
+        if self._writer is not None:
+            self._writer.end()

@@ -7,11 +7,14 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from lbkit.call.base import Call, CallOptions
+from lbkit.call.packing import pack_request, unpack_response
+from lbkit.encoding.compressors import Encoding
 from lbkit.http2.stream import Stream
 from lbkit.status import Status, StatusCode
 from lbkit.transport.client import ClientConnection
 from lbkit.wire.faults import WireFault
 from lbkit.wire.messages import OneMessage, send_message, whole_message
+from lbkit.wire.packing import Compressed, encoding_in, plain_size
 from lbkit.wire.status import OK
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ class UnaryUnaryCall(Call):
                 self._message = message
                 data = b""
             else:
-                self._parts = OneMessage(self._response_limit)
+                self._parts = OneMessage(self._response_limit, announced=encoding_in(self._head))
         if data:
             self._collect(data)
         if end:
@@ -85,6 +88,17 @@ class UnaryUnaryCall(Call):
             self._end_without_trailers()
 
     # Inside
+
+    def packed(self, request: bytes) -> None:
+        """Set off with the request, which is compressed now."""
+        self._request = request
+        self._set_off()
+
+    def _compress(self, encoding: Encoding) -> None:
+        pack_request(self, self._request, encoding)
+
+    def _largest_request(self) -> int:
+        return plain_size(self._request)
 
     def _send(self, connection: ClientConnection, stream: Stream) -> None:
         send_message(connection.engine, stream, self._request, True)
@@ -108,12 +122,17 @@ class UnaryUnaryCall(Call):
         if self._connection is not None and self._stream is not None:
             self._connection.engine.consumed(self._stream, length)
 
-    def _response_status(self) -> Status:
+    def _response_status(self) -> Status | asyncio.Future[bytes]:
         message = self._message
         try:
             if message is None:
                 # Without a single byte of a message, finish() says so.
                 message = (self._parts or OneMessage(0)).finish()
+                if type(message) is Compressed:
+                    plain = unpack_response(self, message, self._response_limit)
+                    if not isinstance(plain, bytes):
+                        return plain
+                    message = plain
         except WireFault as fault:
             return Status(fault.code, fault.details)
         status, self._response = self.parse(message)

@@ -16,6 +16,7 @@ import click
 
 import lbkit
 from lbkit.protos import demo
+from lbkit.services import health
 
 _LONGEST_WORK_S = 60.0
 _PIECE_BYTES = 2**20
@@ -90,6 +91,7 @@ async def serve(listen: str, name: str, grace: float, files: Path | None) -> Non
     address = f"{listen.rpartition(':')[0]}:{port}" if port else listen
     name = name or f"{socket.gethostname()}:{port}"
     server.add(demo, "Echo", Echo(name))
+    health.add(server)
     if files is not None:
         server.add(demo, "Files", Files(files))
     async with server.serving(grace=grace):

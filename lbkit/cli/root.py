@@ -8,7 +8,7 @@ import platform
 
 import click
 
-_COMMANDS = ("demo", "backend", "client", "probe", "plugins")  # in the order of --help
+_COMMANDS = ("demo", "serve", "backend", "client", "probe", "plugins")  # in the order of --help
 
 
 class _Modules(click.Group):

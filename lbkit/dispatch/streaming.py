@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from lbkit.ambient import serving
 from lbkit.dispatch.call import ServerCall, unparsed
 from lbkit.eof import EOF
 from lbkit.errors import UsageError
@@ -23,9 +24,11 @@ class StreamUnaryCall(ServerCall):
     def begin(self, head: RequestHead, handler: Handler, end: bool) -> None:
         """Run the handler, unless the deadline has passed."""
         self._reader = MessageReader(self._connection, self._stream, self._dispatcher.max_request_bytes)
+        if head.encoding is not None:
+            self._reader.announce(head.encoding)
         super().begin(head, handler, end)
         if not self._over:
-            self._start(_Requests(self))
+            self._start(self._run(_Requests(self)))
 
     def headers(self, fields: tuple[Field, ...], end: bool) -> None:
         """Take the end of the requests."""
@@ -103,7 +106,7 @@ class _Requests:
     async def __anext__(self) -> Any:
         call = self._call
         reader = call.reader
-        if reader.queue:
+        if reader.queue and reader.plain:
             payload = reader.queue.popleft()
             reader.taken(len(payload))
             return call.parse(payload)
@@ -123,6 +126,8 @@ class UnaryStreamCall(ServerCall):
         if self._over:
             raise UsageError("the call is over: nothing more can be written")
         payload = self._serialized(message)
+        if self._packer is not None:
+            payload = await self._packer.pack(payload)
         writer = self._writer or self._begin_writing()
         if not writer.write(payload):
             await writer.drain()
@@ -141,6 +146,7 @@ class UnaryStreamCall(ServerCall):
     async def _run(self, request: object) -> None:
         """Run the handler, and end the call behind its last response. The body of the handler's task."""
         self._started = True
+        serving.set(self)
         behaviour = self._handler.behaviour
         assert behaviour is not None, "refused before"
         try:
@@ -166,6 +172,8 @@ class UnaryStreamCall(ServerCall):
                 if self._over:
                     return
                 payload = self._serialized(response)
+                if self._packer is not None:
+                    payload = await self._packer.pack(payload)
                 writer = self._writer or self._begin_writing()
                 if not writer.write(payload):
                     await writer.drain()
@@ -185,3 +193,7 @@ class UnaryStreamCall(ServerCall):
 
 class StreamStreamCall(StreamUnaryCall, UnaryStreamCall):
     """A call with a stream in both directions."""
+
+    def serve_by(self, handler: Handler) -> None:
+        """Have another handler's (de)serialisers used: interceptors have chosen it."""
+        self._handler = handler

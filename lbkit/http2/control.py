@@ -58,7 +58,7 @@ class Control(Outbound):
     def _on_window_update(self, stream_id: int, data: bytes) -> None:
         if len(data) != 4:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE is not 4 bytes (RFC 9113 6.9)")
-        self._guard.window_update(self._opened_by_either(), self._sent())
+        self._guard.window_update(self.streams_opened(), self._sent())
         increment = unpack_u32(data)[0] & frames.MAX_WINDOW
         if stream_id == 0:
             self._send_window += increment
@@ -86,7 +86,7 @@ class Control(Outbound):
         stream = self.streams.get(stream_id)
         if stream is None:
             self._require_used(stream_id, "RST_STREAM")
-            self._guard.late(self._opened_by_either(), "RST_STREAM on a closed stream")  # crossed ours: 5.1
+            self._guard.late(self.streams_opened(), "RST_STREAM on a closed stream")  # crossed ours: 5.1
             if self._closed.fate(stream_id) == RESET_BY_US:  # nothing comes behind it
                 self._closed.reset(stream_id, RESET_BY_PEER)
             return
@@ -109,7 +109,7 @@ class Control(Outbound):
         if len(data) != 5:
             # A stream error by the letter, and 5.4.2 lets us take it for worse: it may be on no stream at all.
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes (RFC 9113 6.3)")
-        self._guard.priority(self._opened_by_either())
+        self._guard.priority(self.streams_opened())
         self._guard.glitch("PRIORITY")
         if unpack_u32(data)[0] & STREAM_ID_MASK == stream_id:
             # As RFC 7540 5.3.1 has it; RFC 9113 is silent about it.
@@ -261,10 +261,10 @@ class Control(Outbound):
                 ErrorCode.PROTOCOL_ERROR, f"{what} on idle stream {stream_id} (RFC 9113 5.1)"
             )
 
-    def _opened_by_either(self) -> int:
+    def streams_opened(self) -> int:
         """Return how many streams the connection has had."""
         return (self._next_id - 1 >> 1) + (self._peer_last_id + 1 >> 1) - self._passed_over
 
     def _over(self) -> int:
         """Return how many of them are over."""
-        return self._opened_by_either() - len(self.streams)
+        return self.streams_opened() - len(self.streams)

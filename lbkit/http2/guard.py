@@ -194,7 +194,9 @@ class Guard:
             if at is not None and now - at < interval:
                 self._strikes += 1
                 if self._strikes > limits.ping_strikes:
-                    self.exceed("ping_strikes", "too_many_pings")
+                    self._counters.exceeded["ping_strikes"] += 1
+                    # Clients slow down when they are told exactly this, and nothing else.
+                    raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
         if not self._take("pings"):
             self.exceed("pings", "too many PINGs")
 

@@ -246,7 +246,7 @@ class Headers(Control):
         if fate == RESET_BY_PEER:
             self._refuse(stream_id, ErrorCode.STREAM_CLOSED, f"{what} after RST_STREAM (RFC 9113 5.1)")
         elif what == "HEADERS":
-            self._guard.late(self._opened_by_either(), "HEADERS on a stream that we have reset")
+            self._guard.late(self.streams_opened(), "HEADERS on a stream that we have reset")
         elif length > self._late_data:  # more than the windows that the streams had left
             self._guard.glitch("DATA on a stream that we have reset")
         else:

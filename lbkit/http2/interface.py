@@ -157,6 +157,10 @@ class Engine(Protocol):
         """How many of them are not HEADERS or DATA."""
         ...
 
+    def streams_opened(self) -> int:
+        """Return how many streams the connection has had."""
+        ...
+
     def start(self) -> None:
         """Client: queue the preface and our SETTINGS. Server: be ready to, when the client's preface has come."""
         ...

@@ -7,6 +7,9 @@ from lbkit.http2.frames import ACK, DEFAULT_FRAME_SIZE, PREFACE, SETTINGS, unpac
 
 _SHOWN = 60  # bytes of a stranger's first words that go into a message
 
+# How TLS begins (RFC 8446 5.1), and what its servers answer to who does not speak it.
+_TLS_ALERT, _TLS_HANDSHAKE = b"\x15", b"\x16\x03"
+
 # GOAWAY may be left out; to who speaks HTTP/1.1 we say what is wrong in its own language.
 _HTTP1_METHODS = (
     b"GET ",
@@ -57,4 +60,9 @@ def check_first_frame(data: bytes) -> bool:
 
 
 def _strange(data: bytes) -> str:
-    return f"the peer does not speak HTTP/2; it began with {data[:_SHOWN]!r}"
+    text = f"the peer does not speak HTTP/2; it began with {data[:_SHOWN]!r}"
+    if data[:1] == _TLS_ALERT:
+        return f"{text}, a TLS alert: it expects TLS, use tls="
+    if data[:2] == _TLS_HANDSHAKE:
+        return f"{text}, a TLS handshake: this port has no tls="
+    return text

@@ -3,12 +3,15 @@
 from lbkit.service.blocking import BlockingContext
 from lbkit.service.context import ServicerContext
 from lbkit.service.handlers import Handler, HandlerTable, handler_of_grpc, handlers_of_object
+from lbkit.service.interceptor import ServerInterceptor, current_call
 
 __all__ = [
     "BlockingContext",
     "Handler",
     "HandlerTable",
+    "ServerInterceptor",
     "ServicerContext",
+    "current_call",
     "handler_of_grpc",
     "handlers_of_object",
 ]

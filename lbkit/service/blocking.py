@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 from lbkit.eof import EOF
-from lbkit.errors import AbortError
+from lbkit.errors import AbortError, UsageError
+from lbkit.handover import End, ToLoop, ToThread
 from lbkit.metadata import Metadata, MetadataLike
 from lbkit.service.context import ServicerContext
 from lbkit.status import StatusCode
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 T = TypeVar("T")
+
+# How far the generator of a function may be ahead of what the client takes, in responses: their sizes are not known.
+_RESPONSES_AHEAD = 16
+# For how many bytes a request counts that waits for a function: its size is not known any more.
+_REQUEST_BYTES = 2048
 
 
 class Workplace(Protocol):
@@ -54,6 +60,16 @@ class BlockingContext:
     def invocation_metadata(self) -> Metadata:
         """Return what the client sent with the call."""
         return self._context.invocation_metadata()
+
+    @property
+    def method(self) -> str:
+        """The full name of the method called."""
+        return self._context.method
+
+    @property
+    def kind(self) -> str:
+        """What is streamed, as ``unary_stream``."""
+        return self._context.kind
 
     def peer(self) -> str:
         """Return where the client is."""
@@ -141,24 +157,54 @@ class BlockingContext:
         return self._context.trailing_metadata()
 
     def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        if self._context.done():
+            # Nobody is there to be told. What is left to do needs no loop; and that may have gone with the server.
+            try:
+                work.send(None)
+            except StopIteration as end:
+                value: T = end.value
+                return value
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        finally:
+            work.close()  # if the loop has gone just now
 
     async def _add_callback(self, callback: Callable[[], object]) -> None:
         self._context.add_done_callback(lambda _: callback())
 
 
-class _Requests(Iterator[Any]):
-    """The requests of a stream, for a thread."""
+class _Requests(ToThread[Any]):
+    """The requests of a stream, for a thread, which a task reads ahead of it."""
 
     def __init__(self, context: ServicerContext, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop, loop.call_soon_threadsafe)
         self._context = context
-        self._loop = loop
+        self._reading = loop.create_task(self._read())
+
+    def __iter__(self) -> Self:
+        return self
 
     def __next__(self) -> Any:
-        request = asyncio.run_coroutine_threadsafe(self._context.read(), self._loop).result()
-        if request is EOF:
-            raise StopIteration
-        return request
+        request = self.get()
+        if type(request) is not End:
+            return request
+        if request.error is not None:
+            raise request.error
+        raise StopIteration
+
+    async def _read(self) -> None:
+        try:
+            while (request := await self._context.read()) is not EOF:
+                await self.put(request, _REQUEST_BYTES)
+        except Exception as error:  # a request that cannot be read; or the call is over
+            self.end(error)
+        else:
+            self.end()
+
+    def close(self) -> None:
+        """Read no more: the call is over, or the function has returned."""
+        self._reading.cancel()
+        self.stop(UsageError("the call is over: no request can be read"))
 
 
 def in_thread(
@@ -166,9 +212,7 @@ def in_thread(
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     """Make a behaviour for the event loop of a plain function, or of one that gives an iterator of responses."""
 
-    def work(request: Any, context: ServicerContext, loop: asyncio.AbstractEventLoop) -> Any:
-        if streams_request:
-            request = _Requests(context, loop)
+    def call(request: Any, context: ServicerContext, loop: asyncio.AbstractEventLoop) -> Any:
         try:
             answer = function(request, BlockingContext(context, loop))
         except StopIteration as error:  # no future takes one
@@ -179,22 +223,46 @@ def in_thread(
             raise TypeError(
                 f"{function!r} is a plain function that returned {type(answer).__name__}; make it 'async def'"
             )
-        if not streams_response:
-            return answer
-        responses = iter(answer)
+        return answer
+
+    def work(request: Any, context: ServicerContext, responses: ToLoop[Any]) -> None:
         try:
-            for response in responses:
-                asyncio.run_coroutine_threadsafe(context.write(response), loop).result()
+            answer = iter(call(request, context, responses.loop))
+            try:
+                for response in answer:
+                    if not responses.put(response):
+                        break
+            finally:
+                if hasattr(answer, "close"):
+                    answer.close()
         finally:
-            if hasattr(responses, "close"):
-                responses.close()
-        return None
+            responses.end()
 
     async def behaviour(request: Any, context: Any) -> Any:
         place: Workplace = context
+        loop = place.loop
         run = contextvars.copy_context().run
-        future = place.threads.submit(run, work, request, context, place.loop)
-        place.working(future)
-        return await asyncio.wrap_future(future)
+        responses: ToLoop[Any] | None = None
+        requests = request = _Requests(context, loop) if streams_request else request
+        try:
+            if streams_response:
+                responses = ToLoop(loop, loop.call_soon_threadsafe, _RESPONSES_AHEAD)
+                future = place.threads.submit(run, work, request, context, responses)
+            else:
+                future = place.threads.submit(run, call, request, context, loop)
+            place.working(future)
+            if responses is not None:
+                try:
+                    async for response in responses:
+                        await context.write(response)
+                except asyncio.CancelledError:
+                    future.cancel()  # it may not have begun
+                    raise
+            return await asyncio.wrap_future(future)
+        finally:
+            if responses is not None:
+                responses.stop()
+            if streams_request:
+                requests.close()
 
     return behaviour

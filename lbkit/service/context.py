@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from types import GenericAlias
+from typing import Any, ClassVar, NoReturn
 
-from lbkit.errors import AbortError, not_supported
+from lbkit.errors import AbortError
 from lbkit.metadata import Metadata, MetadataLike
 from lbkit.status import StatusCode
 
@@ -20,37 +21,53 @@ class ServicerContext(ABC):
 
     __slots__ = ()
 
+    # ``ServicerContext[Request, Response]`` in annotations, as grpc.aio's may be written.
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
+
     @abstractmethod
     def invocation_metadata(self) -> Metadata:
         """Return what the client sent with the call."""
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """The full name of the method called, ``/package.Service/Method``."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What is streamed: ``unary_unary``, ``unary_stream``, ``stream_unary`` or ``stream_stream``."""
 
     @abstractmethod
     def peer(self) -> str:
         """Return where the client is: ``ipv4:127.0.0.1:5``, ``ipv6:[::1]:5`` or ``unix:``."""
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """Return what is known of the client's identity: nothing, for connections are not secured yet."""
+        """Return what is known of the connection and of the client, by the names that grpcio has for it."""
         return {}
 
     def peer_identities(self) -> Iterable[bytes] | None:
-        """Return the client's identities; None, as it is not authenticated."""
+        """Return the client's identities; None if it showed no certificate."""
         return None
 
     def peer_identity_key(self) -> str | None:
-        """Return where in ``auth_context`` the identities are; None, as the client is not authenticated."""
+        """Return where in ``auth_context`` the identities are; None if the client showed no certificate."""
         return None
 
+    @abstractmethod
     def set_compression(self, compression: Any) -> None:
-        """Choose how responses are compressed.
+        """Choose how responses are compressed: ``lbkit.Compression.Gzip``, its name, or ``"identity"`` for not at all.
+
+        They stay as they are if the client does not take that.
 
         Raises:
-            NotSupportedError: any other way than not at all.
+            UnknownPluginError: no such compressor; says the nearest.
+            RuntimeError: the response headers were sent before.
         """
-        if getattr(compression, "value", compression):
-            not_supported("compression", "leave it out")
 
-    def disable_next_message_compression(self) -> None:  # noqa: B027  # nothing to do, for any context
-        """Send the next response as it is; all are."""
+    @abstractmethod
+    def disable_next_message_compression(self) -> None:
+        """Send the next response as it is."""
 
     @abstractmethod
     def time_remaining(self) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from lbkit.descriptors import methods_of
 from lbkit.metadata import Metadata
 from lbkit.service.blocking import in_thread
+from lbkit.suggest import did_you_mean
 
 
 class Handler(NamedTuple):
@@ -25,6 +26,8 @@ class Handler(NamedTuple):
         streams_request: requests are a stream.
         streams_response: responses are a stream.
         generator: the behaviour gives its responses as an asynchronous generator.
+        function: the plain function that the behaviour runs in a thread, if it does.
+        request_class: the class of requests, where that is known.
     """
 
     path: str
@@ -34,6 +37,21 @@ class Handler(NamedTuple):
     streams_request: bool = False
     streams_response: bool = False
     generator: bool = False
+    function: Callable[[Any, Any], Any] | None = None
+    request_class: Any = None
+
+    @property
+    def kind(self) -> str:
+        """What is streamed, as ``unary_stream``; the name of the attribute that grpcio's handlers have it under."""
+        return _KINDS[self.streams_request, self.streams_response]
+
+
+_KINDS = {
+    (False, False): "unary_unary",
+    (False, True): "unary_stream",
+    (True, False): "stream_unary",
+    (True, True): "stream_stream",
+}
 
 
 def handler_of_grpc(path: str, handler: Any) -> Handler:
@@ -75,6 +93,7 @@ def handlers_of_object(
                 method.response.SerializeToString,
                 method.streams_request,
                 method.streams_response,
+                request_class=method.request,
             )
         )
         for method in methods
@@ -103,7 +122,8 @@ def _handler(handler: Handler) -> Handler:
     return handler._replace(
         behaviour=in_thread(
             behaviour, streams_request=handler.streams_request, streams_response=handler.streams_response
-        )
+        ),
+        function=behaviour,
     )
 
 
@@ -120,7 +140,7 @@ class CallDetails(NamedTuple):
     invocation_metadata: Metadata
 
 
-_GENERIC_MAX = 1024  # paths are the clients' choice: remembering all of them would be a leak
+_PATHS_MAX = 1024  # paths are the clients' choice: remembering all of them would be a leak
 
 
 class HandlerTable:
@@ -129,7 +149,7 @@ class HandlerTable:
     def __init__(self) -> None:
         self._by_path: dict[bytes, Handler] = {}
         self._generic: list[Any] = []
-        self._of_generic: dict[bytes, tuple[Any, Handler]] = {}
+        self._of_generic = Conversions()
 
     def add(self, handlers: Mapping[str, Handler]) -> None:
         """Serve these paths."""
@@ -143,6 +163,14 @@ class HandlerTable:
         """Return the paths that are known by name, sorted."""
         return sorted(path.decode() for path in self._by_path)
 
+    def services(self) -> list[str]:
+        """Return the names of the services that are known, sorted; of generic handlers, if they say theirs."""
+        names = {path.split(b"/")[1].decode() for path in self._by_path}
+        for generic in self._generic:
+            if callable(name := getattr(generic, "service_name", None)):  # grpcio's ServiceRpcHandler
+                names.add(str(name()))
+        return sorted(names)
+
     def find(self, path: bytes, metadata: Callable[[], Metadata]) -> Handler | None:
         """Return who serves ``path``, or None."""
         handler = self._by_path.get(path)
@@ -153,14 +181,29 @@ class HandlerTable:
         for generic in self._generic:
             found = generic.service(details)
             if found is not None:
-                return self._handler_of_generic(path, name, found)
+                return self._of_generic.convert(path, found)
         return None
 
-    def _handler_of_generic(self, path: bytes, name: str, found: Any) -> Handler:
-        known = self._of_generic.get(path)
+    def explain(self, path: bytes, handler: Handler | None) -> str:
+        """Say why a path is not served: there is no handler, or it has no behaviour."""
+        name = path.decode("latin-1")
+        if handler is not None:
+            return f"{name}: the servicer does not implement it"
+        return f"no method {name!r} here.{did_you_mean(name, self.paths())}"
+
+
+class Conversions:
+    """Handlers made of grpcio's, one remembered for each path: most often the next is the same object."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[Any, Handler]] = {}
+
+    def convert(self, path: bytes, found: Any) -> Handler:
+        """Return the Handler for a ``RpcMethodHandler``."""
+        known = self._known.get(path)
         if known is not None and known[0] is found:
             return known[1]
-        handler = handler_of_grpc(name, found)
-        if len(self._of_generic) < _GENERIC_MAX:
-            self._of_generic[path] = found, handler
+        handler = handler_of_grpc(path.decode("latin-1"), found)
+        if known is not None or len(self._known) < _PATHS_MAX:
+            self._known[path] = found, handler
         return handler

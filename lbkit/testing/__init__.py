@@ -2,6 +2,7 @@
 
 from lbkit.testing.clock import VirtualClock, VirtualTimer
 from lbkit.testing.conformance import ConformanceError
+from lbkit.testing.fault_proxy import FaultProxy
 from lbkit.testing.loop import VirtualLoop, run_virtual, virtual_time
 from lbkit.testing.memory import MemoryChannel, MemoryNetwork, memory_channel
 from lbkit.testing.policies import check_balancer
@@ -9,6 +10,7 @@ from lbkit.testing.resolvers import check_resolver
 
 __all__ = [
     "ConformanceError",
+    "FaultProxy",
     "MemoryChannel",
     "MemoryNetwork",
     "VirtualClock",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Protocol
 
 from lbkit.address import Address
@@ -14,12 +15,10 @@ from lbkit.http2.hpack import Field
 from lbkit.http2.stream import Stream
 from lbkit.transport.connection import Connection, describe_os_error
 from lbkit.transport.connector import Connector
-from lbkit.transport.keepalive import ASKED, LOST, Keepalive
 from lbkit.transport.setup import ConnectionSetup
 from lbkit.transport.state import DRAIN, HANDSHAKE, OPEN
+from lbkit.transport.tls_errors import TlsError
 
-_KEEPALIVE = "keepalive_timeout"  # among the names of limits
-_KEEPALIVE_PING = b"\x02lbalive"  # no other's, so that traces show what it is
 _TOO_MANY_PINGS = b"too_many_pings"  # gRFC A8: what a server says that thinks so
 
 # After a refusal, streams are kept to what the server did admit, and to one more after each such time: some servers
@@ -53,6 +52,21 @@ class ClientOwner(Protocol):
 class ClientConnection(Connection):
     """A connection that calls are sent on while its ``state`` is OPEN."""
 
+    __slots__ = (
+        "_admitted",
+        "_fellows",
+        "_gave_up_at",
+        "_owner",
+        "_relaxing",
+        "_waiting",
+        "background",
+        "known_head",
+        "known_trailers",
+        "ready",
+    )
+
+    peer_is = "server"
+
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: ClientOwner, setup: ConnectionSetup) -> None:
         super().__init__(loop, setup, client=True)
         self._owner: ClientOwner | None = owner
@@ -61,10 +75,18 @@ class ClientConnection(Connection):
         # The last response headers and trailers that were found good; equal bytes decode to the same tuple.
         self.known_head: tuple[Field, ...] | None = None
         self.known_trailers: tuple[Field, ...] | None = None
-        self._keepalive = None if setup.keepalive is None else Keepalive(setup.keepalive, loop.time())
+        self._fellows: Sequence[
+            ClientConnection
+        ] = ()  # who serves the same calls that wait, itself among them
         self._admitted = _ANY_NUMBER  # streams at once, since a refusal
         self._relaxing: asyncio.TimerHandle | None = None
         self._gave_up_at = 0.0  # when a call was reset last that the server may have ignored
+        self.background = 0  # streams that are no calls
+
+    def awaited(self) -> str:
+        """Say what is missing for the connection to be OPEN."""
+        secured = self._transport is None or self._transport.get_extra_info("tls_established", True)
+        return f"connected, but got no {'HTTP/2 SETTINGS' if secured else 'TLS handshake'}"
 
     def has_room(self) -> bool:
         """Whether the peer lets us open one more stream (RFC 9113 5.1.2)."""
@@ -89,9 +111,24 @@ class ClientConnection(Connection):
             self._relaxing = self.loop.call_later(_REFUSED_S, self._admit_more)
         self.serve_waiting()
 
+    def count_background(self, change: int) -> None:
+        """Take note of a stream that is no call: the connection is idle and its only call alone in spite of it."""
+        self.background += change
+        self._alone += change
+
     def wait_for_room(self, waiter: Waiter) -> None:
         """Queue a call until another one is over."""
         self._waiting[waiter] = None
+
+    def anybody_waits(self) -> bool:
+        """Whether a call is queued."""
+        return bool(self._waiting)
+
+    def share(self, fellows: Sequence[ClientConnection]) -> None:
+        """Let the calls that wait be served by whichever of ``fellows`` has room; its owner adds this one to them."""
+        if fellows:
+            self._waiting = fellows[0]._waiting
+        self._fellows = fellows
 
     def stop_waiting(self, waiter: Waiter) -> None:
         """Forget a call that is over before there was room for it."""
@@ -99,8 +136,6 @@ class ClientConnection(Connection):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process what came; calls that ended made room for others."""
-        if self._keepalive is not None:
-            self._keepalive.heard_at = self.loop.time()
         super().buffer_updated(nbytes)
         if self._waiting:
             self.serve_waiting()
@@ -129,6 +164,8 @@ class ClientConnection(Connection):
         if self.state > OPEN and self._owner is not None:
             owner, self._owner = self._owner, None
             owner.connection_unusable(self, self.end_reason)
+            if self._fellows:  # those that are left
+                return
             waiting, self._waiting = self._waiting, OrderedDict()
             for waiter in waiting:
                 waiter.no_room()
@@ -155,37 +192,31 @@ class ClientConnection(Connection):
         policy = self.setup.keepalive
         if policy is not None and self._keepalive is not None and debug.startswith(_TOO_MANY_PINGS):
             policy.slow_down(self._keepalive.time_s)
-            _log.warning("%s: too many keepalive PINGs; from now on one in %g s", self.peer, policy.time_s)
+            _log.error("%s: too many keepalive PINGs; from now on one in %g s", self.peer, policy.time_s)
         self.move(DRAIN)
 
-    def pong(self, payload: bytes) -> None:
-        """Watch for the next silence; that an answer came is known from its bytes."""
-        self._watch()
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End every stream that is left; guess why a server closes before it has said a word."""
+        if self.state == HANDSHAKE and not isinstance(exc, TlsError):
+            why = self.end_reason or (
+                "the peer closed the connection" if exc is None else describe_os_error(exc)
+            )
+            self.end_reason = f"{why} before HTTP/2 began; {self._guess()}"
+        super().connection_lost(exc)
 
-    def _due(self) -> tuple[float, str]:
-        due = super()._due()
-        if self._keepalive is None or self.state == HANDSHAKE:
-            return due
-        return min(due, (self._keepalive.due, _KEEPALIVE))
+    def _guess(self) -> str:
+        tls = None if self._transport is None else self._transport.get_extra_info("ssl_object")
+        if tls is None:
+            return "if it expects TLS, use tls="
+        return "if it asks for a client certificate, pass cert= and key= to lbkit.tls"
 
-    def _overdue(self, limit: str) -> None:
-        """Ask a server that is silent whether it is there, or take it for lost (gRFC A8)."""
+    def _owed(self) -> bool:
+        """Whether the server has anything to say."""
         keepalive, policy = self._keepalive, self.setup.keepalive
-        if limit != _KEEPALIVE or keepalive is None or policy is None:
-            super()._overdue(limit)
-            return
+        if keepalive is None or policy is None or policy.without_calls:
+            return True
         # A call that was given up was not answered: callers with short deadlines are to find out as well.
-        owed = policy.without_calls or bool(self.engine.streams) or self._gave_up_at > keepalive.heard_at
-        state = keepalive.look(self.loop.time(), owed=owed)
-        if state == LOST:
-            self.setup.counters.exceeded[_KEEPALIVE] += 1
-            self.abort(f"the server did not answer a keepalive PING within {policy.timeout_s:g} s")
-            return
-        if state == ASKED:
-            self.setup.counters.seen["keepalive_pings"] += 1
-            self.engine.ping(_KEEPALIVE_PING)
-            self.kick()
-        self._watch()
+        return bool(self.engine.streams) or self._gave_up_at > keepalive.heard_at
 
 
 async def open_connection(
@@ -212,10 +243,10 @@ async def open_connection(
         await _discard(made, "cancelled")
         raise
     except Exception as error:  # an OSError; what asyncio says to odd host names; whatever a connector raises
+        what = made[0].awaited() if made else "got no connection"
         await _discard(made, "not usable")
         if not limit.expired():  # a TimeoutError may also be the system's: ETIMEDOUT
             raise ConnectError(describe_os_error(error)) from error
-        what = "connected, but got no HTTP/2 SETTINGS" if made else "got no connection"
         raise ConnectError(f"{what} within {timeout_s:.1f} s") from None
     connection = made[0]
     if connection.state != OPEN:  # gone again, or going, before anybody could use it

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import socket
 import weakref
 from math import inf
-from typing import cast
+from typing import Any, cast
 
 from lbkit.deadline import Bucket
 from lbkit.http2.faults import ConnectionFault
 from lbkit.http2.frames import ErrorCode
 from lbkit.http2.interface import Engine, EngineParts
+from lbkit.inventory import next_number
 from lbkit.transport import state as life
+from lbkit.transport.keepalive import ASKED, LOST, Keepalive
 from lbkit.transport.setup import ConnectionSetup
 from lbkit.transport.state import CLOSED, DRAIN, DRAINING, END, HANDSHAKE, SETTINGS
 
@@ -25,6 +29,10 @@ _EARLY_FRAMES = 20  # ten unary calls
 _log = logging.getLogger("lbkit.transport")
 
 _LINGER_S = 1.0  # for a peer to read our GOAWAY
+
+_KEEPALIVE = "keepalive_timeout"  # among the names of limits
+_KEEPALIVE_PING = b"\x02lbalive"  # no other's, so that traces show what it is
+_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
 
 _OVERDUE = {
     "handshake_timeout_s": "no HTTP/2 handshake",
@@ -38,7 +46,7 @@ _SCRATCH_BYTES = 256 * 1024  # what asyncio itself would read at once
 _scratches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = weakref.WeakKeyDictionary()
 
 
-def _scratch_of(loop: asyncio.AbstractEventLoop) -> memoryview:
+def scratch_of(loop: asyncio.AbstractEventLoop) -> memoryview:
     """Return the receive buffer that all connections of a loop share: its reads never interleave."""
     scratch = _scratches.get(loop)
     if scratch is None:
@@ -52,6 +60,36 @@ class Connection(asyncio.BufferedProtocol):
     Layers above queue frames with the engine's send calls and then call ``kick``.
     """
 
+    # More than thirty attributes would otherwise cost each connection a table of 1.6 kB of its own.
+    __slots__ = (
+        "__weakref__",
+        "_alone",
+        "_flush_due",
+        "_handshake_s",
+        "_keepalive",
+        "_linger",
+        "_opened_at",
+        "_paused_since",
+        "_paused_with",
+        "_reading",
+        "_transport",
+        "_unfinished_since",
+        "_watched_until",
+        "bucket",
+        "closed",
+        "end_reason",
+        "engine",
+        "get_buffer",
+        "host",
+        "loop",
+        "number",
+        "peer",
+        "setup",
+        "state",
+    )
+
+    peer_is = "peer"  # in texts
+
     def __init__(self, loop: asyncio.AbstractEventLoop, setup: ConnectionSetup, *, client: bool) -> None:
         self.loop = loop
         self.setup = setup
@@ -61,11 +99,12 @@ class Connection(asyncio.BufferedProtocol):
                 sink=self,  # type: ignore[arg-type]  # subclasses implement ``ConnectionSink``
                 limits=setup.limits,
                 counters=setup.counters,
-                scratch=_scratch_of(loop),
+                scratch=scratch_of(loop),
                 now=setup.now_of(loop),
             )
         )
         self.state = HANDSHAKE
+        self.number = next_number()
         self.peer = ""
         self.host = ""  # the peer's IP address; empty for a Unix socket
         self.closed: asyncio.Future[None] = loop.create_future()
@@ -85,6 +124,7 @@ class Connection(asyncio.BufferedProtocol):
         self._watched_until = 0.0
         self._unfinished_since: float | None = None  # as the engine said after the last read
         self._linger: asyncio.TimerHandle | None = None
+        self._keepalive = None if setup.keepalive is None else Keepalive(setup.keepalive, loop.time())
         self.end_reason = ""
 
     # asyncio's side
@@ -96,12 +136,16 @@ class Connection(asyncio.BufferedProtocol):
         name = transport.get_extra_info("peername")
         self.host = str(name[0]) if isinstance(name, tuple) else ""
         self._opened_at = self.loop.time()
+        if self.setup.keepalive is not None:
+            limit_silence(transport, self.setup.keepalive.timeout_s)
         self.engine.start()
         self._flush()
         self._watch()
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process what came and send what that produced."""
+        if self._keepalive is not None:
+            self._keepalive.heard_at = self.loop.time()
         engine = self.engine
         engine.buffer_updated(nbytes)
         if engine.queued_bytes and not self._flush_due:
@@ -147,6 +191,13 @@ class Connection(asyncio.BufferedProtocol):
 
     # for the layers above
 
+    def socket_names(self) -> tuple[Any, Any]:
+        """Return the addresses of this end and of the other, as the socket knows them; None when it is closed."""
+        transport = self._transport
+        if transport is None:
+            return None, None
+        return transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+
     def kick(self) -> None:
         """Have what was queued written: now if it is much or of the only call, else at the end of the turn."""
         engine = self.engine
@@ -173,6 +224,14 @@ class Connection(asyncio.BufferedProtocol):
             await self.closed
 
     # for subclasses
+
+    def pong(self, payload: bytes) -> None:
+        """Watch for the next silence; that an answer came is known from its bytes."""
+        self._watch()
+
+    def _owed(self) -> bool:
+        """Whether the peer has anything to say; if not, its silence means nothing."""
+        return True
 
     def on_state(self) -> None:
         """Take note that ``state`` changed."""
@@ -263,6 +322,8 @@ class Connection(asyncio.BufferedProtocol):
             waits.append((engine.unfinished_since + limits.header_timeout_s, "header_timeout_s"))
         if self._paused_since is not None:
             waits.append((self._paused_since + limits.write_timeout_s, "write_timeout_s"))
+        if self._keepalive is not None and self.state != HANDSHAKE:
+            waits.append((self._keepalive.due, _KEEPALIVE))
         return min(waits, default=(inf, ""))
 
     def expired(self) -> None:
@@ -278,6 +339,9 @@ class Connection(asyncio.BufferedProtocol):
         self._watch()
 
     def _overdue(self, limit: str) -> None:
+        if limit == _KEEPALIVE:
+            self._look_after_peer()
+            return
         self.setup.counters.exceeded[limit] += 1
         text = f"{_OVERDUE[limit]} in {getattr(self.setup.limits, limit):g} s"
         if limit == "settings_timeout_s":
@@ -287,6 +351,22 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self.abort(text)
 
+    def _look_after_peer(self) -> None:
+        """Ask a peer that is silent whether it is there, or take it for lost (gRFC A8)."""
+        keepalive, policy = self._keepalive, self.setup.keepalive
+        assert keepalive is not None, "due without keepalive"
+        assert policy is not None, "keepalive without a policy"
+        state = keepalive.look(self.loop.time(), owed=self._owed())
+        if state == LOST:
+            self.setup.counters.exceeded[_KEEPALIVE] += 1
+            self.abort(f"the {self.peer_is} did not answer a keepalive PING within {policy.timeout_s:g} s")
+            return
+        if state == ASKED:
+            self.setup.counters.seen["keepalive_pings"] += 1
+            self.engine.ping(_KEEPALIVE_PING)
+            self.kick()
+        self._watch()
+
     def _unwritten(self) -> int:
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
@@ -294,6 +374,19 @@ class Connection(asyncio.BufferedProtocol):
         if not self.engine.streams and not self.engine.queued_bytes and self._transport is not None:
             self._end("drained")
             self._transport.close()
+
+
+def limit_silence(transport: asyncio.BaseTransport, timeout_s: float) -> None:
+    """Have the kernel give a TCP connection up when what we sent is not acknowledged for so long (gRFC A18).
+
+    Without it a peer that vanished while we were sending to it holds the connection for a quarter of an hour. Does
+    nothing where the system has no such option, or there is no TCP.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or _USER_TIMEOUT is None or sock.family == getattr(socket, "AF_UNIX", None):
+        return
+    with contextlib.suppress(OSError):  # gone already, or a socket of another kind
+        sock.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(min(max(1.0, timeout_s * 1000), 2**31 - 1)))
 
 
 def peer_name(transport: asyncio.BaseTransport) -> str:
@@ -311,4 +404,4 @@ def describe_os_error(error: BaseException) -> str:
     # asyncio puts the address into strerror; negative numbers are getaddrinfo's, and not os.strerror's.
     text = os.strerror(number) if number and number > 0 else getattr(error, "strerror", None) or str(error)
     text = text or type(error).__name__
-    return text[:1].lower() + text[1:]
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]  # TLS stays TLS

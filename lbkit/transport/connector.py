@@ -17,6 +17,9 @@ class Connector(Protocol):
     async def connect(self, address: Address, protocol: Callable[[], asyncio.BufferedProtocol], /) -> None:
         """Connect, and hand the transport to a new ``protocol()`` through its ``connection_made``.
 
+        One that also has ``private = True`` says that nobody can listen in or pretend to be the server: credentials
+        of calls then need no TLS.
+
         Cancelled when the attempt takes too long.
 
         Raises:
@@ -36,6 +39,11 @@ class SocketConnector:
             await loop.create_unix_connection(protocol, address.host)
         else:
             await loop.create_connection(protocol, address.host, address.port)
+
+
+def connector_is_private(connector: Connector) -> bool:
+    """Whether credentials may travel on its connections as they are."""
+    return getattr(connector, "private", False) is True
 
 
 def check_abstract(address: Address) -> None:

@@ -1,4 +1,4 @@
-"""Client keepalive (gRFC A8): a server that has said nothing for long is asked whether it is still there.
+"""Keepalive (gRFC A8, A9): a peer that has said nothing for long is asked whether it is still there.
 
 Pure: time is a number passed in. The connection says when bytes came, has ``look`` called when ``due``, and sends
 the PING.
@@ -7,7 +7,7 @@ the PING.
 from __future__ import annotations
 
 # States.
-LISTENING = 0  # bytes came lately, or the server owes us none
+LISTENING = 0  # bytes came lately, or the peer owes us none
 ASKED = 1  # a PING is out; any byte answers it
 DOUBTING = 2  # no answer came in time, but we looked late ourselves: it may lie in the socket, unread
 LOST = 3
@@ -33,14 +33,14 @@ _DOUBT_S = 0.2  # in that time the event loop reads every socket, also if it has
 
 
 class KeepalivePolicy:
-    """How the connections of a channel keep an eye on their servers. Times in seconds.
+    """How the connections of a channel or a server keep an eye on their peers. Times in seconds.
 
     One for all connections, since a server that finds us too curious means the next connection as well.
 
     Args:
-        time_s: without a byte for so long, a server is asked.
-        timeout_s: it has so long to answer.
-        without_calls: ask also while no call is open.
+        time_s: without a byte for so long, a peer is asked.
+        timeout_s: it has so long to answer. The kernel keeps what is not acknowledged as long (gRFC A18).
+        without_calls: ask also while no call is open; servers always do.
 
     Raises:
         ValueError: a time is not above 0.
@@ -62,7 +62,7 @@ class KeepalivePolicy:
 
 
 class Keepalive:
-    """What is known of one connection's server.
+    """What is known of one connection's peer.
 
     Attributes:
         state: see the table.
@@ -70,28 +70,30 @@ class Keepalive:
         time_s: the policy's when the connection was made.
     """
 
-    __slots__ = ("_since", "_spans", "heard_at", "state", "time_s")
+    __slots__ = ("_policy", "_since", "heard_at", "state", "time_s")
 
     def __init__(self, policy: KeepalivePolicy, now: float) -> None:
         self.state = LISTENING
         self.heard_at = now
         self.time_s = policy.time_s
-        self._spans = (policy.time_s, policy.timeout_s, _DOUBT_S)  # by state: how long it lasts
-        self._since = now  # when it began
+        self._policy = policy
+        self._since = now  # when the state began
 
     @property
     def due(self) -> float:
         """When to look next."""
         if self.heard_at >= self._since:
             return self.heard_at + self.time_s
-        return self._since + self._spans[self.state]
+        if self.state == LISTENING:
+            return self._since + self.time_s
+        return self._since + (self._policy.timeout_s if self.state == ASKED else _DOUBT_S)
 
     def look(self, now: float, *, owed: bool) -> int:
-        """Find out how the server is, at ``due`` or later; return the new state. ASKED: send a PING now.
+        """Find out how the peer is, at ``due`` or later; return the new state. ASKED: send a PING now.
 
         Args:
             now: the time.
-            owed: whether the server has anything to say: a call is open, or was given up without a word.
+            owed: whether the peer has anything to say: a call is open, or was given up without a word.
         """
         event = SILENT
         if self.state == LISTENING:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, cast
 
 # As a pair of TCP sockets has them: what the kernel takes before a transport buffers, and how much that buffers
@@ -33,6 +34,7 @@ class MemoryTransport(asyncio.Transport):
         self._loop = loop
         self._protocol = protocol
         self._name = name
+        self._context = copy_context()  # as sockets have theirs: not that of who happens to write
         self._other: MemoryTransport = self  # set by join()
         self._sent = bytearray()  # and not delivered yet
         self._due = False  # a callback that delivers is scheduled
@@ -47,6 +49,10 @@ class MemoryTransport(asyncio.Transport):
         return {"peername": self._other._name, "sockname": self._name}.get(name, default)
 
     # What the protocol asks for
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hand the stream over to another protocol, as a tunnel does when it is open."""
+        self._protocol = cast("asyncio.BufferedProtocol", protocol)
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         """Send; what comes after ``close`` is dropped."""
@@ -118,7 +124,7 @@ class MemoryTransport(asyncio.Transport):
     def _deliver_soon(self) -> None:
         if not self._due:
             self._due = True
-            self._loop.call_soon(self._deliver)
+            self._loop.call_soon(self._deliver, context=self._context)
 
     def _deliver(self) -> None:
         """Hand over what the other end takes in this turn; behind the last byte comes the end of the stream."""
@@ -165,7 +171,7 @@ class MemoryTransport(asyncio.Transport):
             other._lose(_reset())
         elif other.is_reading():  # else it comes back here when it reads again, or it is closing by itself
             self._ended = True
-            self._loop.call_soon(other._hear_end)
+            self._loop.call_soon(other._hear_end, context=self._context)
 
     def _hear_end(self) -> None:
         if not self._closing:
@@ -176,7 +182,7 @@ class MemoryTransport(asyncio.Transport):
         self._closing = True
         if not self._lost:
             self._lost = True
-            self._loop.call_soon(self._protocol.connection_lost, error)
+            self._loop.call_soon(self._protocol.connection_lost, error, context=self._context)
 
 
 def join(

@@ -9,6 +9,7 @@ from lbkit.http2.stream import Stream
 from lbkit.transport.connection import Connection
 from lbkit.wire.deframer import Deframer
 from lbkit.wire.messages import PREFIX_BYTES
+from lbkit.wire.packing import Compressed
 
 # Read messages are reported to the engine together, when this much is theirs or none is left.
 _REPORT_BYTES = 16 * 1024
@@ -23,10 +24,11 @@ class MessageReader:
     Args:
         connection: the stream's.
         stream: which one.
-        limit: the largest message accepted, in bytes.
+        limit: the largest message accepted, in bytes, compressed or not.
 
     Attributes:
         queue: payloads that are complete and not read, oldest first.
+        plain: none of them can be compressed: they may be taken from ``queue`` without ``read``.
         ended: nothing more comes.
     """
 
@@ -34,26 +36,37 @@ class MessageReader:
         "_announced",
         "_connection",
         "_deframer",
+        "_discarded",
         "_fault",
+        "_limit",
         "_read_bytes",
         "_stream",
         "_waiters",
         "ended",
+        "plain",
         "queue",
     )
 
     def __init__(self, connection: Connection, stream: Stream, limit: int) -> None:
         self.queue: deque[bytes] = deque()
+        self.plain = True
         self.ended = False
         self._connection = connection
         self._stream = stream
+        self._limit = limit
         self._deframer = Deframer(limit, self.queue)
+        self._discarded = False
         self._announced = False  # the engine knows how long the message is that somebody waits for
         self._fault: Exception | None = None  # why nothing more comes
         self._read_bytes = 0  # not reported yet
         self._waiters: list[asyncio.Future[None]] = []
 
     # For the sink
+
+    def announce(self, encoding: bytes) -> None:
+        """Take note of how the peer compresses messages; before the first of them."""
+        self.plain = False
+        self._deframer.announced = encoding
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes.
@@ -90,6 +103,7 @@ class MessageReader:
         """Take note that the stream is over. What came before can be read, unless it is to be discarded."""
         self.ended = True
         if discard:
+            self._discarded = True
             self.queue.clear()
         self._wake()
 
@@ -101,10 +115,10 @@ class MessageReader:
     # For the application
 
     async def read(self) -> bytes | None:
-        """Return the next payload, as soon as there is one; None if nothing more comes.
+        """Return the next payload, decompressed, as soon as there is one; None if nothing more comes.
 
         Raises:
-            WireFault: what ``fail`` was given.
+            WireFault: what ``fail`` was given, or ``wire.packing.unpack`` raises.
         """
         queue = self.queue
         while not queue:
@@ -121,8 +135,25 @@ class MessageReader:
                 if waiter in self._waiters:  # cancelled
                     self._waiters.remove(waiter)
         payload = queue.popleft()
+        if type(payload) is Compressed:
+            return await self._unpacked(payload)
         self.taken(len(payload))
         return payload
+
+    async def _unpacked(self, payload: Compressed) -> bytes | None:
+        connection = self._connection
+        plain: bytes | None = None
+        try:
+            plain = await connection.setup.offload.unpack(connection.loop, payload, self._limit)
+        except asyncio.CancelledError:
+            if not self._discarded:  # who gave up waiting may come again
+                self.queue.appendleft(payload)
+                self._wake()
+            raise
+        finally:
+            if not self.queue or self.queue[0] is not payload:
+                self.taken(len(payload))
+        return None if self._discarded else plain
 
     def taken(self, size: int) -> None:
         """Give the window of a message back that was taken from ``queue``."""

@@ -11,6 +11,7 @@ from lbkit.deadline import Deadlines, Expiring
 from lbkit.http2.engines import EngineFactory, engine_factory
 from lbkit.limits import Counters, Limits
 from lbkit.transport.keepalive import KeepalivePolicy
+from lbkit.transport.offload import Offload
 
 if TYPE_CHECKING:
     import random as random_module
@@ -52,17 +53,30 @@ class ConnectionSetup:
     Args:
         limits: what each connection announces and enforces.
         engine: ``"native"`` or ``"h2"``; None asks the environment.
-        keepalive: of clients; None never asks.
+        keepalive: how to find peers that are gone; None never asks.
         max_age: of a server's connections; None lets them live.
+        max_idle_s: after so long without a call a server lets a connection go; None keeps it.
 
     Attributes:
         counters: what the limits are about, counted over all connections.
+        offload: where large messages are compressed and decompressed.
 
     Raises:
         ValueError, ImportError: that engine cannot be had.
     """
 
-    __slots__ = ("_deadlines", "_now", "_watched", "counters", "engine", "keepalive", "limits", "max_age")
+    __slots__ = (
+        "_deadlines",
+        "_now",
+        "_watched",
+        "counters",
+        "engine",
+        "keepalive",
+        "limits",
+        "max_age",
+        "max_idle_s",
+        "offload",
+    )
 
     def __init__(
         self,
@@ -71,12 +85,15 @@ class ConnectionSetup:
         *,
         keepalive: KeepalivePolicy | None = None,
         max_age: MaxAge | None = None,
+        max_idle_s: float | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.counters = Counters()
+        self.offload = Offload()
         self.engine: EngineFactory = engine_factory(engine)
         self.keepalive = keepalive
         self.max_age = max_age
+        self.max_idle_s = max_idle_s
         self._deadlines: Deadlines | None = None
         self._watched = 0  # connections that have a deadline
         self._now: Callable[[], float] | None = None

@@ -17,12 +17,16 @@ class Deframer:
 
     Args:
         limit: the largest payload accepted, in bytes; judged by the prefix, before anything is collected.
-        into: where payloads go, in order, as they become complete.
+        into: where payloads go, in order, as they become complete; those that are compressed as ``Compressed``.
+
+    Attributes:
+        announced: the encoding that the peer compresses with; None if it must not.
     """
 
-    __slots__ = ("_into", "_limit", "_partial", "_rest")
+    __slots__ = ("_into", "_limit", "_partial", "_rest", "announced")
 
     def __init__(self, limit: int, into: deque[bytes]) -> None:
+        self.announced: bytes | None = None
         self._limit = limit
         self._into = into
         self._rest = b""  # the beginning of a prefix
@@ -32,8 +36,8 @@ class Deframer:
         """Take the next bytes.
 
         Raises:
-            WireFault: RESOURCE_EXHAUSTED for a message above the limit, INTERNAL for a compressed one. The messages
-                before it have been delivered.
+            WireFault: RESOURCE_EXHAUSTED for a message above the limit, INTERNAL for a flag that it must not have.
+                The messages before it have been delivered.
         """
         at = 0
         partial = self._partial
@@ -51,11 +55,14 @@ class Deframer:
             flag, length = _unpack(data, at)
             end = at + PREFIX_BYTES + length
             if end > size or flag or length > limit:
-                partial = OneMessage(limit)
-                partial.feed(data[at:])  # judges the prefix
-                self._partial = partial
-                return
-            into.append(data[at + PREFIX_BYTES : end])
+                partial = OneMessage(limit, announced=self.announced)
+                partial.feed(data[at:end])  # judges the prefix
+                if end > size:
+                    self._partial = partial
+                    return
+                into.append(partial.finish())
+            else:
+                into.append(data[at + PREFIX_BYTES : end])
             at = end
         self._rest = data[at:]
 

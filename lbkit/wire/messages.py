@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 
+from lbkit.encoding.compressors import Encoding
 from lbkit.http2.interface import Engine
 from lbkit.http2.stream import Stream
 from lbkit.status import StatusCode
 from lbkit.wire.faults import WireFault
+from lbkit.wire.packing import Compressed, encoding_for
 
 PREFIX_BYTES = 5
 LARGE_BYTES = 32 * 1024  # from here on it costs less to send the prefix on its own than to copy the payload
@@ -22,8 +24,8 @@ _unpack = struct.Struct(">BL").unpack_from
 
 
 def frame_message(payload: bytes) -> bytes:
-    """Return the payload behind its prefix, not compressed."""
-    return _pack(0, len(payload)) + payload
+    """Return the payload behind its prefix, which tells whether it is compressed."""
+    return _pack(type(payload) is Compressed, len(payload)) + payload  # the flag is 0 or 1
 
 
 def send_message(engine: Engine, stream: Stream, payload: bytes, end: bool) -> bool:
@@ -31,7 +33,7 @@ def send_message(engine: Engine, stream: Stream, payload: bytes, end: bool) -> b
     size = len(payload)
     if size < LARGE_BYTES:
         return engine.send_data(stream, frame_message(payload), end)
-    engine.send_data(stream, _pack(0, size), False)
+    engine.send_data(stream, _pack(type(payload) is Compressed, size), False)
     return engine.send_data(stream, payload, end)
 
 
@@ -54,14 +56,32 @@ class OneMessage:
         limit: the largest payload accepted, in bytes; judged by the prefix, before anything is collected.
         violation: the code for no message, or more than one. The specification has UNIMPLEMENTED; on the client
             that would be taken for the server's word, so there it is INTERNAL, as in grpc-go.
+        announced: the encoding that the peer compresses with; None if it must not.
     """
 
-    __slots__ = ("_buffer", "_head", "_limit", "_parts", "_size", "_violation", "expected")
+    __slots__ = (
+        "_announced",
+        "_buffer",
+        "_encoding",
+        "_head",
+        "_limit",
+        "_parts",
+        "_size",
+        "_violation",
+        "expected",
+    )
 
-    def __init__(self, limit: int, violation: StatusCode = StatusCode.INTERNAL) -> None:
+    def __init__(
+        self,
+        limit: int,
+        violation: StatusCode = StatusCode.INTERNAL,
+        announced: bytes | None = None,
+    ) -> None:
         self.expected = 0  # bytes of payload, once the prefix is complete
         self._limit = limit
         self._violation = violation
+        self._announced = announced
+        self._encoding: Encoding | None = None  # of a compressed message
         self._head = b""  # the prefix, as far as it has come
         self._size = 0  # bytes of payload that have come
         self._parts: list[bytes] = []
@@ -71,8 +91,8 @@ class OneMessage:
         """Take the next bytes of the stream. True when they completed the prefix: ``missing`` is known.
 
         Raises:
-            WireFault: RESOURCE_EXHAUSTED for a message above the limit, INTERNAL for a compressed one, the
-                violation's code for bytes behind the message; the text says which.
+            WireFault: RESOURCE_EXHAUSTED for a message above the limit, INTERNAL for a flag that it must not have,
+                the violation's code for bytes behind the message; the text says which.
         """
         begins = len(self._head) < PREFIX_BYTES
         if begins:
@@ -116,7 +136,7 @@ class OneMessage:
         self._size += length
 
     def finish(self) -> bytes:
-        """Return the payload once the peer has ended its side.
+        """Return the payload once the peer has ended its side; as a ``Compressed``, if it is.
 
         Raises:
             WireFault: the violation's code if there was no message, INTERNAL if there was only a part of one.
@@ -127,17 +147,18 @@ class OneMessage:
             raise WireFault(StatusCode.INTERNAL, "the stream ended in the middle of a message")
         buffer, self._buffer = self._buffer, None
         if buffer is None:
-            return b"".join(self._parts)
-        payload = bytes(memoryview(buffer)[: self._size])
-        if len(buffer) <= _KEPT_BYTES and len(_kept) < _KEPT:
-            _kept.append(buffer)
-        return payload
+            payload = b"".join(self._parts)
+        else:
+            payload = bytes(memoryview(buffer)[: self._size])
+            if len(buffer) <= _KEPT_BYTES and len(_kept) < _KEPT:
+                _kept.append(buffer)
+        return payload if self._encoding is None else Compressed.of(payload, self._encoding)
 
     def _begin(self) -> None:
         """Judge the prefix."""
         flag, self.expected = _unpack(self._head)
         if flag:
-            raise WireFault(StatusCode.INTERNAL, f"message flag {flag}, but no grpc-encoding was agreed on")
+            self._encoding = encoding_for(flag, self._announced)
         if self.expected > self._limit:
             raise WireFault(
                 StatusCode.RESOURCE_EXHAUSTED,

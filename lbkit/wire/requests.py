@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from lbkit.encoding.codecs import RAW, subtype_of
+from lbkit.encoding.codecs import registry as codecs
+from lbkit.encoding.compressors import accepted, known
 from lbkit.http2.hpack import Prefix
 from lbkit.metadata import Metadata
 from lbkit.status import StatusCode
@@ -13,8 +16,19 @@ _TYPE = b"application/grpc"
 _IDENTITY = b"identity"
 
 
-def request_prefix(*, path: str, authority: str, scheme: str, user_agent: str) -> Prefix:
-    """Return the headers that all calls of a method have in common, in the order of the specification."""
+def request_prefix(
+    *, path: str, authority: str, scheme: str, user_agent: str, accept: bytes = _IDENTITY, subtype: str = ""
+) -> Prefix:
+    """Return the headers that all calls of a method have in common, in the order of the specification.
+
+    Args:
+        path: ``/package.Service/Method``.
+        authority: the virtual host.
+        scheme: ``http`` or ``https``.
+        user_agent: what sends it.
+        accept: the encodings that responses may have.
+        subtype: of the content-type, behind ``application/grpc+``; empty for protobuf.
+    """
     return Prefix(
         (
             (b":method", b"POST"),
@@ -22,8 +36,9 @@ def request_prefix(*, path: str, authority: str, scheme: str, user_agent: str) -
             (b":path", path.encode()),
             (b":authority", authority.encode()),
             (b"te", b"trailers"),
-            (b"content-type", _TYPE),
+            (b"content-type", content_type(subtype)),
             (b"user-agent", user_agent.encode()),
+            (b"grpc-accept-encoding", accept),
         )
     )
 
@@ -34,10 +49,12 @@ class RequestHead:
     Attributes:
         path: ``/package.Service/Method``, as bytes.
         timeout_s: the caller's time-out in seconds, or None.
+        encoding: what requests are compressed with, which is known here; None if they are not.
+        subtype: of the content-type, behind ``application/grpc+``: the codec's name; empty for protobuf.
         fields: everything that came.
     """
 
-    __slots__ = ("_metadata", "fields", "path", "timeout_s")
+    __slots__ = ("_metadata", "encoding", "fields", "path", "subtype", "timeout_s")
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
         """Read the fields of a request that passed HTTP/2's own checks.
@@ -49,6 +66,8 @@ class RequestHead:
         self.fields = fields
         self.path = b""
         self.timeout_s: float | None = None
+        self.encoding: bytes | None = None
+        self.subtype = ""
         self._metadata: Metadata | None = None
         method = kind = b""
         timeout: bytes | None = None
@@ -75,9 +94,12 @@ class RequestHead:
             text = f"method {method.decode('latin-1')!r}; gRPC uses POST"
             allow = ((b"allow", b"POST"),)  # RFC 9110 15.5.6
             raise RequestRefused(405, StatusCode.INTERNAL, text, allow, method=method, content_type=kind)
-        if kind != _TYPE and not is_grpc(kind):
-            text = f"content-type {kind.decode('latin-1')!r} is not application/grpc"
-            raise RequestRefused(415, StatusCode.UNKNOWN, text, method=method, content_type=kind)
+        if kind != _TYPE:
+            subtype = subtype_of(kind)
+            if subtype is None:
+                text = f"content-type {kind.decode('latin-1')!r} is not one of {', '.join(content_types())}"
+                raise RequestRefused(415, StatusCode.UNKNOWN, text, method=method, content_type=kind)
+            self.subtype = subtype
         if hosts > 1:  # one is passed over: whatever it says, :authority counts (gRFC A41)
             text = f"{hosts} host headers"
             raise RequestRefused(400, StatusCode.INTERNAL, text, method=method, content_type=kind)
@@ -89,9 +111,13 @@ class RequestHead:
                     400, fault.code, fault.details, method=method, content_type=kind
                 ) from None
         if encoding != _IDENTITY:
-            text = f"grpc-encoding {encoding.decode('latin-1')!r} is not known here"
-            known = ((b"grpc-accept-encoding", _IDENTITY),)
-            raise RequestRefused(200, StatusCode.UNIMPLEMENTED, text, known, method=method, content_type=kind)
+            if known(encoding.decode("latin-1")) is None:
+                text = f"grpc-encoding {encoding.decode('latin-1')!r} is not known here"
+                said = ((b"grpc-accept-encoding", accepted()),)
+                raise RequestRefused(
+                    200, StatusCode.UNIMPLEMENTED, text, said, method=method, content_type=kind
+                )
+            self.encoding = encoding
         if binary:
             self._metadata = decode_metadata(fields)  # now, as it may be refused
 
@@ -103,8 +129,18 @@ class RequestHead:
 
 
 def is_grpc(content_type: bytes) -> bool:
-    """Whether a content type is one this build can serve: protobuf or unspecified."""
-    return content_type == _TYPE or content_type == _TYPE + b"+proto" or content_type.startswith(_TYPE + b";")
+    """Whether a content-type is gRPC's, with a codec that is known here or none."""
+    return content_type == _TYPE or subtype_of(content_type) is not None
+
+
+def content_type(subtype: str) -> bytes:
+    """Return the content-type for a codec's subtype; empty for protobuf."""
+    return b"%b+%b" % (_TYPE, subtype.encode()) if subtype else _TYPE
+
+
+def content_types() -> list[str]:
+    """Return every content-type that can be served here, for people to read."""
+    return ["application/grpc", *(f"application/grpc+{name}" for name in codecs if name != RAW)]
 
 
 class RequestRefused(WireFault):

@@ -5,6 +5,7 @@ The numbers are those of the catalogue of bad servers. Of a stream, what came be
 
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 import pytest
@@ -346,11 +347,28 @@ async def test_c10_message_in_an_unknown_encoding_is_internal_at_once(kind: str)
         head = peer.headers(stream_id, (*RESPONSE, (b"grpc-encoding", b"snappy")))
         return head + data_frame(stream_id, b"\x01" + GOOD_MESSAGE[1:])
 
-    await fails(kind, say, StatusCode.INTERNAL, "flag 1", sent=ErrorCode.CANCEL)
+    await fails(kind, say, StatusCode.INTERNAL, "compressed with 'snappy'", sent=ErrorCode.CANCEL)
 
 
 @each_kind
-@pytest.mark.parametrize("encoding", [b"identity", b"snappy"])
+@pytest.mark.parametrize("size", [100, 100_000])
+async def test_c10_response_that_cannot_be_decompressed_is_internal(size: int, kind: str) -> None:
+    """However long it takes to find out; what came before it is delivered."""
+    body = Item(text="bad", body=bytes(size)).SerializeToString()
+    data = gzip.compress(body)[:-1] + b"\xff"  # the last byte is of the length
+
+    def say(peer: RawPeer, stream_id: int) -> bytes:
+        head = peer.headers(stream_id, (*RESPONSE, (b"grpc-encoding", b"gzip")))
+        first = FIRST if kind in RESPONSE_STREAMS else b""
+        message = first + b"\x01" + len(data).to_bytes(4, "big") + data
+        return head + data_frame(stream_id, message) + peer.headers(stream_id, TRAILERS, end=True)
+
+    text = "'gzip' cannot be decompressed"
+    await fails(kind, say, StatusCode.INTERNAL, text, texts=("first",))
+
+
+@each_kind
+@pytest.mark.parametrize("encoding", [b"identity", b"snappy", b"gzip"])
 async def test_c10_message_that_is_not_compressed_is_read_whatever_the_encoding(
     kind: str, encoding: bytes
 ) -> None:

@@ -13,10 +13,13 @@ from tests.bench.processes import BrokenError
 from tests.support.protos.bench_pb2 import Payload
 
 SERVICE = "lbkit.bench.Flows"
-STREAM, GATHER, CHAT, DOWN, UP = "Stream", "Gather", "Chat", "Down", "Up"  # its methods
+STREAM, GATHER, CHAT, DOWN, UP, GZIP = "Stream", "Gather", "Chat", "Down", "Up", "Gzip"  # its methods
 STREAMS = (STREAM, GATHER, CHAT)  # from the server, from the client, both ways
 MIB = 1024 * 1024
 BLOCK = bytes(range(256)) * (MIB // 256)
+TEXT = b"".join(b'{"id": %d, "name": "%x"}, ' % (n, n * n * 2654435761) for n in range(4000))[
+    :100_000
+]  # to a third
 _MAX_MESSAGES = 50_000_000  # of one stream: more than any run reads
 _MAX_CALLS = 200_000
 
@@ -54,6 +57,11 @@ async def down(request: bytes, context: Any) -> bytes:
 async def up(request: bytes, context: Any) -> bytes:
     """Take a large message, and say how large it was."""
     return b"%d" % len(request)
+
+
+async def back(request: bytes, context: Any) -> bytes:
+    """Send a message back."""
+    return request
 
 
 # What the clients do
@@ -153,13 +161,17 @@ async def _use_chat(channel: Any, tally: _Tally) -> int:
 _USERS = {STREAM: _use_stream, GATHER: _use_gather, CHAT: _use_chat}
 
 
+# What is sent, and what has to come.
+_LARGE = {DOWN: (b"", BLOCK), UP: (BLOCK, b"%d" % MIB), GZIP: (TEXT, TEXT)}
+
+
 async def measure_bulk(call: Call, job: Job) -> Sample:
-    """Make calls of 1 MiB one way, ``job.in_flight`` at once, first untimed and then timed.
+    """Make calls with large messages, ``job.in_flight`` at once, first untimed and then timed.
 
     Raises:
         BrokenError: an answer was wrong.
     """
-    request, answer = (b"", BLOCK) if job.kind == DOWN else (BLOCK, b"%d" % MIB)
+    request, answer = _LARGE[job.kind]
 
     async def worker(end: float, latencies: array[float]) -> None:
         now = time.perf_counter()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.bench import matrix
-from tests.bench.flow_load import DOWN, STREAMS, UP
+from tests.bench.flow_load import DOWN, GZIP, STREAMS, UP
 from tests.bench.matrix import BASELINE, ON_H2, PEERS, Measured, measure_once
 from tests.bench.processes import BrokenError, Cores, serving
 
@@ -17,7 +17,7 @@ BULK_IN_FLIGHT = (1, 4)
 
 # What the modules of an implementation begin with.
 _NAMES = {"lbkit": "lbkit", BASELINE: "grpcio", ON_H2: "lbkit_h2"}
-_MODULES = {DOWN: "bulk", UP: "bulk", **dict.fromkeys(STREAMS, "streams")}
+_MODULES = {DOWN: "bulk", UP: "bulk", GZIP: "gzip", **dict.fromkeys(STREAMS, "streams")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ def streams(quick: bool) -> list[Flow]:
     return [Flow(peer, kind, number) for kind in STREAMS for number in numbers for peer in _peers()]
 
 
-def bulk() -> list[Flow]:
-    """List the large messages that are measured."""
+def bulk(*kinds: str) -> list[Flow]:
+    """List the large messages that are measured, of these kinds."""
     return [
         Flow(peer, kind, number)
-        for kind in (DOWN, UP)
+        for kind in kinds
         for number in BULK_IN_FLIGHT
         for peer in _peers()
         if peer != ON_H2

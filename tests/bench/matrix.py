@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
@@ -129,7 +130,12 @@ def measure(
 
 
 def measure_once(
-    into: Measured, module: str, options: Sequence[str], used: Sequence[tuple[int, int]], cores: Cores
+    into: Measured,
+    module: str,
+    options: Sequence[str],
+    used: Sequence[tuple[int, int]],
+    cores: Cores,
+    home: Path | None = None,
 ) -> None:
     """Run one client process against servers, each a pid and a port; add its sample, or its failure."""
     arguments = [
@@ -138,7 +144,8 @@ def measure_once(
         *("--ports", ",".join(str(port) for _, port in used)),
     ]
     try:
-        into.samples.append(Sample.from_json(run(module, arguments, cores.client, timeout=_TIMEOUT_S)))
+        found = run(module, arguments, cores.client, _TIMEOUT_S, home)
+        into.samples.append(Sample.from_json(found))
     except BrokenError as error:
         into.failure = str(error)
 

@@ -58,13 +58,15 @@ class Cores:
 class Child:
     """A Python module run as a child process that prints JSON lines on its standard output."""
 
-    def __init__(self, module: str, arguments: Sequence[str], core: int) -> None:
-        """Start ``python -m module arguments`` pinned to ``core``."""
+    def __init__(self, module: str, arguments: Sequence[str], core: int, home: Path | None = None) -> None:
+        """Start ``python -m module arguments`` pinned to ``core``; of the checkout ``home``, or of this one."""
         self.name = " ".join([module.rpartition(".")[2], *arguments[:1]])
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
+            cwd=home,
+            env=None if home is None else {**os.environ, "PYTHONPATH": _import_path(home)},
             stdout=subprocess.PIPE,
             stderr=self._errors,
             preexec_fn=_preparation(core),  # noqa: PLW1509 -- this process has one thread
@@ -117,25 +119,27 @@ class Child:
 
 @contextlib.contextmanager
 def serving(
-    module: str, core: int, count: int = 1, arguments: Sequence[str] = ()
+    module: str, core: int, count: int = 1, arguments: Sequence[str] = (), home: Path | None = None
 ) -> Iterator[list[tuple[int, int]]]:
     """Run ``count`` servers of a peer module; give the (pid, port) of each."""
     with contextlib.ExitStack() as stack:
         servers = []
         for _ in range(count):
-            server = Child(module, ["serve", *arguments], core)
+            server = Child(module, ["serve", *arguments], core, home)
             stack.callback(server.stop)
             servers.append(server)
         yield [(server.pid, int(server.read(_READY_TIMEOUT_S)["port"])) for server in servers]
 
 
-def run(module: str, arguments: Sequence[str], core: int, timeout: float) -> dict[str, Any]:
+def run(
+    module: str, arguments: Sequence[str], core: int, timeout: float, home: Path | None = None
+) -> dict[str, Any]:
     """Run a module that prints one JSON line, and return that line.
 
     Raises:
         BrokenError: The process failed or took longer than ``timeout`` seconds.
     """
-    child = Child(module, arguments, core)
+    child = Child(module, arguments, core, home)
     try:
         return child.read(timeout)
     finally:
@@ -173,6 +177,11 @@ def resident_bytes(pid: int) -> int | None:
             return int(statm.read().split()[1]) * resource.getpagesize()
     except OSError:
         return None
+
+
+def _import_path(home: Path) -> str:
+    """Return where the packages of a checkout are."""
+    return os.pathsep.join(str(home / folder) for folder in ("", "resolvers", "balancers"))
 
 
 def _preparation(core: int) -> Callable[[], None]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.bench import flows, matrix
+from tests.bench import blocking, flows, matrix, plain
 from tests.bench.matrix import BASELINE, Cell, Results
 from tests.bench.verdicts import Verdict
 
@@ -86,6 +86,56 @@ def flow_lines(results: flows.Results, unit: str, scale: float, per: str) -> Ite
             )
         )
     yield from table(rows, left=2)
+
+
+def plain_lines(results: Results) -> Iterator[str]:
+    """Give the lines of a table of two checkouts; ratios are to the other one's, within a round."""
+    rows: list[tuple[str, ...]] = [
+        ("checkout", "backends", "in flight", "RPC/s", "ratio", "client us", "server us", "both", "ratio")
+    ]
+    for cell, measured in results.items():
+        row = (cell.client, str(cell.backends), str(cell.in_flight))
+        if measured.failure:
+            rows.append((*row, f"BROKEN: {measured.failure}"))
+            continue
+        other = Cell(plain.OTHER, plain.OTHER, cell.backends, cell.in_flight)
+        rows.append(
+            (
+                *row,
+                number(measured.middle("rate"), 0),
+                _ratio(matrix.ratios(results, cell, other, "rate")),
+                number(measured.middle("client_us")),
+                number(measured.middle("server_us")),
+                number(measured.middle("both_us")),
+                _ratio(matrix.ratios(results, cell, other, "both_us")),
+            )
+        )
+    yield from table(rows)
+
+
+def blocking_lines(results: blocking.Results) -> Iterator[str]:
+    """Give the lines of a table of blocking clients."""
+    rows: list[tuple[str, ...]] = [
+        ("client", "threads", "RPC/s", "ratio", "client us", "ratio", "p50 ms", "p99 ms")
+    ]
+    for crowd, measured in results.items():
+        row = (crowd.client, str(crowd.threads))
+        if measured.failure:
+            rows.append((*row, f"BROKEN: {measured.failure}"))
+            continue
+        baseline = blocking.Crowd(blocking.THEIRS, crowd.threads)
+        rows.append(
+            (
+                *row,
+                number(measured.middle("rate"), 0),
+                _ratio(matrix.ratios(results, crowd, baseline, "rate")),
+                number(measured.middle("client_us")),
+                _ratio(matrix.ratios(results, crowd, baseline, "client_us")),
+                number(measured.middle("median_ms"), 2),
+                number(measured.middle("p99_ms"), 2),
+            )
+        )
+    yield from table(rows)
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> Iterator[str]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from tests.bench import flows
-from tests.bench.flow_load import CHAT, DOWN, GATHER, STREAM, UP
+from tests.bench import blocking, flows, plain, secured
+from tests.bench.blocking import Crowd
+from tests.bench.flow_load import CHAT, DOWN, GATHER, GZIP, STREAM, UP
 from tests.bench.flows import Flow
 from tests.bench.matrix import BASELINE, Cell, Measured, Results, ratios
 
@@ -53,6 +54,43 @@ def of_matrix(results: Results) -> Iterator[Verdict]:
     )
 
 
+def of_plain(results: Results) -> Iterator[Verdict]:
+    """Judge plain calls beside those of another checkout."""
+    for backends, in_flight in plain.CROWDS:
+        own, other = (Cell(name, name, backends, in_flight) for name in (plain.OWN, plain.OTHER))
+        cpu = ratios(results, own, other, "both_us")
+        yield _at_least(
+            f"plain calls, {in_flight} in flight: RPC/s >= 0.9x those of the other checkout",
+            0.9,
+            ratios(results, own, other, "rate"),
+            f"; CPU of both sides {median(cpu):.2f}x" if cpu else "",
+        )
+
+
+def of_blocking(results: blocking.Results) -> Iterator[Verdict]:
+    """Judge the blocking clients."""
+    for threads, least in ((16, 2.0), (1, 1.2)):
+        own, other = Crowd(blocking.OWN, threads), Crowd(blocking.THEIRS, threads)
+        plural = "s" if threads > 1 else ""
+        yield _at_least(
+            f"blocking calls from {threads} thread{plural}: RPC/s >= {least:g}x {blocking.THEIRS}'s on the same server",
+            least,
+            ratios(results, own, other, "rate"),
+            "",
+            CLIENT_ONLY,
+        )
+
+
+def of_tls(results: Results) -> Iterator[Verdict]:
+    """Judge unary calls over TLS."""
+    yield _at_least(
+        f"over TLS, 32 in flight: RPC/s >= 6x {BASELINE} at both ends",
+        6.0,
+        ratios(results, secured.OWN, secured.THEIRS, "rate"),
+        _by_cpu(results.get(secured.OWN), results.get(secured.THEIRS)),
+    )
+
+
 def of_streams(results: flows.Results) -> Iterator[Verdict]:
     """Judge the streams of small messages."""
     for kind, name in ((STREAM, "from the server"), (GATHER, "from the client"), (CHAT, "both ways")):
@@ -79,6 +117,19 @@ def of_bulk(results: flows.Results) -> Iterator[Verdict]:
             )
 
 
+def of_gzip(results: flows.Results) -> Iterator[Verdict]:
+    """Judge compressed messages."""
+    for in_flight in flows.BULK_IN_FLIGHT:
+        own, other = Flow("lbkit", GZIP, in_flight), Flow(BASELINE, GZIP, in_flight)
+        cpu = ratios(results, other, own, "both_us")
+        yield _at_least(
+            f"100 kB in gzip both ways, {in_flight} in flight: RPC/s >= {BASELINE}'s at both ends",
+            1.0,
+            ratios(results, own, other, "rate"),
+            f"; by CPU of both sides {median(cpu):.2f}x" if cpu else "",
+        )
+
+
 def of_memory(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Verdict]:
     """Judge the memory of idle connections, in bytes."""
     size = found.get("lbkit", {}).get("server_bytes")
@@ -98,6 +149,32 @@ def of_imports(times: Mapping[str, float]) -> Iterator[Verdict]:
 def of_pick(found: Mapping[str, float]) -> Iterator[Verdict]:
     """Judge the times of a pick, in nanoseconds by number of endpoints."""
     yield _limit("round_robin pick among 1000 endpoints <= 1 us", found.get("1000"), 1000.0, "ns")
+
+
+def of_interceptors(found: Mapping[str, Mapping[str, float]]) -> Iterator[Verdict]:
+    """Judge what interceptors add to a call, in microseconds by side and number of them."""
+    for side in ("client", "server"):
+        added = found.get(side)
+        each = None if added is None else (added["5"] - added["1"]) / 4
+        yield _limit(f"each interceptor of a {side} after the first <= 1.5 us per call", each, 1.5, "us")
+
+
+def of_servers(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Verdict]:
+    """Judge the modes of a server.
+
+    What a supervisor adds shows with one process: of four, each gets as many connections as it happens to accept, and the
+    fewer are busy, the less a call costs.
+    """
+    pairs = zip(
+        *(found.get(f"1 process, {how}", {}).get("samples", []) for how in ("supervised", "independent")),
+        strict=True,
+    )
+    yield _at_most(
+        "a supervisor: CPU of the servers per call, its own included, <= 1.05x that without one",
+        ALONE,
+        [supervised["server_us"] / alone["server_us"] for supervised, alone in pairs],
+        1.05,
+    )
 
 
 def of_update(found: Mapping[str, float]) -> Iterator[Verdict]:

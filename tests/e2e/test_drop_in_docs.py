@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 import lbkit
+from lbkit.compat.options import CHANNEL, SERVER
 from tests.support.servers import PATIENCE_S, QUICK
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,14 +65,22 @@ def undone(code: str) -> str:
     return code
 
 
-@pytest.mark.parametrize("server_is", ["lbkit", "grpcio"])
-@pytest.mark.parametrize("client_is", ["lbkit", "grpcio"])
+def one_line_changed(code: str) -> str:
+    """The program of grpc.aio with the import that the page names first."""
+    line = block("import lbkit.compat as grpc").partition("#")[0].strip()
+    return undone(code).replace("import grpc.aio", line).replace("import lbkit\n", "")
+
+
+FORMS: dict[str, Callable[[str], str]] = {"lbkit": str, "lbkit.compat": one_line_changed, "grpcio": undone}
+
+
+@pytest.mark.parametrize("server_is", FORMS)
+@pytest.mark.parametrize("client_is", FORMS)
 async def test_server_and_client_talk_before_and_after_the_change(
     folder: Path, server_is: str, client_is: str
 ) -> None:
     server, client = block("# server.py"), block("# client.py")
-    server = undone(server) if server_is == "grpcio" else server
-    client = undone(client) if client_is == "grpcio" else client
+    server, client = FORMS[server_is](server), FORMS[client_is](client)
     # Port 0, and told to the test: a port that was free a moment ago may be another's now.
     server = server.replace('server.add_insecure_port("127.0.0.1:50051")',
                             'print(server.add_insecure_port("127.0.0.1:0"), flush=True)')  # fmt: skip
@@ -102,5 +111,18 @@ def test_every_option_that_the_page_names_is_there() -> None:
             assert name.strip(" =") in parameters, f"{owner}({name})"
 
 
+def test_table_has_every_option_and_what_becomes_of_it() -> None:
+    rows = re.findall(r"^\| `(grpc\.[a-z0-9_.]+)` \|(.*)\|(.*)\|$", PAGE, re.MULTILINE)
+    assert sorted(name for name, _, _ in rows) == sorted({*CHANNEL, *SERVER})
+    for name, channel, server in rows:
+        for text, table in ((channel, CHANNEL), (server, SERVER)):
+            assert bool(text.strip()) == (name in table)
+            keyword = table[name][0] if name in table else ""
+            if keyword.startswith("limits."):
+                assert f"`{keyword.partition('.')[2]}` of `" in text
+            elif "." not in keyword:
+                assert keyword in text
+
+
 def test_page_is_short() -> None:
-    assert len(PAGE.splitlines()) <= 150
+    assert len(PAGE.splitlines()) <= 200

@@ -509,9 +509,9 @@ async def test_wrong_request_type_is_said_at_the_call() -> None:
 
 
 @pytest.mark.parametrize("option", ["credentials", "compression"])
-async def test_what_is_not_there_yet_is_refused(option: str) -> None:
+async def test_option_of_the_wrong_type_is_said_at_the_call(option: str) -> None:
     async with calling() as call:
-        with pytest.raises(lbkit.NotSupportedError):
+        with pytest.raises(TypeError):
             call(Item(), **{option: object()})
 
 

@@ -50,15 +50,19 @@ class Load:
     Args:
         channel: what they are made on.
         work_ms: how long a backend is to work on each.
+        body: of each request.
         options: those of each call; a ``timeout`` of 5 s if there is none.
     """
 
-    def __init__(self, channel: lbkit.Channel, *, work_ms: int = WORK_MS, **options: Any) -> None:
+    def __init__(
+        self, channel: lbkit.Channel, *, work_ms: int = WORK_MS, body: bytes = b"", **options: Any
+    ) -> None:
         self.calls: list[Call] = []
         self.ledger = Ledger()
         self.running = 0
         self._stub = channel.stub(kinds_pb2, "Kinds")
         self._work_ms = work_ms
+        self._body = body
         self._options = {"timeout": TIMEOUT_S, **options}
         self._made = 0
         self._loop = asyncio.get_running_loop()
@@ -127,7 +131,7 @@ class Load:
 
     def _next(self) -> Any:
         self._made += 1
-        return Item(text=f"{id(self):x}-{self._made}", number=self._work_ms)
+        return Item(text=f"{id(self):x}-{self._made}", number=self._work_ms, body=self._body)
 
     def _answered(self, uid: str, began: float, reply: Any) -> None:
         self.ledger.answers[uid] = reply.text

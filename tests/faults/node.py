@@ -50,6 +50,7 @@ class Node:
         servers: how many there are in the process, each with all the ports; the ports must be free ones.
         implementation: ``lbkit`` or ``grpcio``.
         parent: the process that it dies with, also while it is stopped by a signal.
+        fails: it answers unary calls with UNAVAILABLE, once it has entered them.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Node:
     servers: int = 1
     implementation: str = "lbkit"
     parent: int = 0
+    fails: bool = False
 
 
 class Seen:
@@ -105,10 +107,11 @@ class Seen:
 class Kinds:
     """The service."""
 
-    def __init__(self, name: str, journal: Journal | None, seen: Seen) -> None:
+    def __init__(self, name: str, journal: Journal | None, seen: Seen, *, fails: bool = False) -> None:
         self._name = name
         self._journal = journal
         self._seen = seen
+        self._fails = fails
 
     def _enter(self, request: Any) -> None:
         if self._journal is not None:
@@ -124,6 +127,8 @@ class Kinds:
         with self._seen.running_on(self._name, context.peer()):
             if request.body.startswith(EARLY):
                 await context.send_initial_metadata(())
+            if self._fails:
+                await context.abort(lbkit.StatusCode.UNAVAILABLE, "this backend fails every call")
             if request.body == STALL:
                 time.sleep(request.number / 1000)  # noqa: ASYNC251 -- what it is there for
             elif request.number:
@@ -150,7 +155,7 @@ async def run_lbkit(node: Node) -> None:
     ports = []
     async with contextlib.AsyncExitStack() as stack:
         for name, server in zip(names, servers, strict=True):
-            server.add(kinds_pb2, "Kinds", Kinds(name, journal, seen))
+            server.add(kinds_pb2, "Kinds", Kinds(name, journal, seen, fails=node.fails))
             ports += [server.bind(f"127.0.0.1:{port}") for port in node.ports]
             await stack.enter_async_context(server.serving(grace=_GRACE_S))
         gc.collect()

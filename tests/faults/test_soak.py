@@ -1,101 +1,227 @@
-"""Long runs: nothing fails, and memory does not grow."""
+"""Figure F14: a minute of steady load fails no call, and what the process holds does not grow with their number.
+
+Clients and servers share the process, so that a leak of either shows. A leak goes on for as long as calls do: what
+looks like one gets as much time again to prove it, as an allocator that takes another piece from the system must not
+be taken for one.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
+import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import lbkit
-from tests.support.protos import helloworld_pb2
+from lbkit import StatusCode, interceptors
+from tests.faults.growth import FDS, STATM, History, culprits
+from tests.faults.load import tell
+from tests.support.protos import kinds_pb2
+from tests.support.secured import client_tls, server_tls
+from tests.support.servers import PATIENCE_S, Item, all_connected, target_of
 
 BACKENDS = 3
 WORKERS = 32
-WARM_UP_CALLS = 3_000
-CALLS = 20_000
-MAX_GROWTH_MIB = 4.0
-STATM = Path("/proc/self/statm")
+ROUND_S = 1.0
+WARM_UP_S = 20.0
+FITTED_S = 30.0
+MAX_WINDOWS = 4  # caches fill, and the allocator takes what it needs once, for a hundred thousand calls or so
+RESIDENT_MOST = 0.5  # kB that 1000 calls may add
+BLOCKS_MOST = 10.0  # of the interpreter's allocator: an object in a hundred calls
+TEXT = "a request of some length " * 80  # worth compressing
+STREAMED = 3
 
-pytestmark = [pytest.mark.soak, pytest.mark.skipif(not STATM.exists(), reason="needs /proc")]
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not (STATM.exists() and FDS.exists()), reason="needs /proc"),
+]
 
 
-class Greeter:
-    """Say hello, and who says it."""
+class BusyError(Exception):
+    """What every tenth call meets at its first attempt, where calls are tried again."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
 
-    async def SayHello(self, request: helloworld_pb2.HelloRequest, context: Any) -> helloworld_pb2.HelloReply:
-        return helloworld_pb2.HelloReply(message=f"{self.name} greets {request.name}")
+RETRY = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.001s",
+                "maxBackoff": "0.01s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+
+class Kinds:
+    """Echo. If it is ``busy``, calls whose number is a multiple of ten get an answer at their second attempt only."""
+
+    def __init__(self, *, busy: bool, attempts: Counter[str]) -> None:
+        self._busy = busy
+        self._attempts = attempts
+
+    def _enter(self, request: Any, context: lbkit.ServicerContext) -> None:
+        self._attempts["entered"] += 1
+        if self._busy and request.number % 10 == 0:
+            if not any(key == "grpc-previous-rpc-attempts" for key, _ in context.invocation_metadata()):
+                raise BusyError("come back later")
+            self._attempts["tried again"] += 1
+
+    async def UnaryUnary(self, request: Any, context: lbkit.ServicerContext) -> Any:
+        self._enter(request, context)
+        return request
+
+    async def UnaryStream(self, request: Any, context: lbkit.ServicerContext) -> AsyncGenerator[Any, None]:
+        self._enter(request, context)
+        for _ in range(STREAMED):
+            yield request
+
+
+class Calls:
+    """Keeps the workers busy, and counts how calls end.
+
+    Attributes:
+        cancels_every: one call of so many is cancelled. At first many: connections remember as many resets as can
+            matter, which is to be full when growth is measured.
+    """
+
+    def __init__(self, channel: lbkit.Channel) -> None:
+        self._stub = channel.stub(kinds_pb2, "Kinds")
+        self._numbers = itertools.count(1)
+        self.made = 0
+        self.cancels_every = 2
+        self.failures: Counter[str] = Counter()
+
+    async def go_on(self, seconds: float) -> None:
+        """Make calls for so long, and wait for the last."""
+        until = time.monotonic() + seconds
+        await asyncio.gather(*(self._work(until) for _ in range(WORKERS)))
+
+    async def _work(self, until: float) -> None:
+        while time.monotonic() < until:
+            number = next(self._numbers)
+            request = Item(number=number, text=TEXT)
+            try:
+                if number % 20 == 7:
+                    good = await self._stream(request)
+                elif number % self.cancels_every == 1:
+                    good = await self._cancelled(request)
+                else:
+                    good = await self._stub.UnaryUnary(request, timeout=PATIENCE_S) == request
+            except lbkit.RpcError as error:
+                self.failures[f"{error.code().name}: {error.details()}"] += 1
+            else:
+                self.failures.update([] if good else ["another answer"])
+            self.made += 1
+
+    async def _stream(self, request: Any) -> bool:
+        found = [item async for item in self._stub.UnaryStream(request, timeout=PATIENCE_S)]
+        return found == [request] * STREAMED
+
+    async def _cancelled(self, request: Any) -> bool:
+        """Cancel in the middle: before, at, or after the answer."""
+        call = self._stub.UnaryUnary(request, timeout=PATIENCE_S)
+        for _ in range(request.number % 5):
+            await asyncio.sleep(0)
+        call.cancel()
+        return await call.code() in {StatusCode.CANCELLED, StatusCode.OK}
 
 
 @asynccontextmanager
-async def backend(name: str) -> AsyncGenerator[int, None]:
-    """Serve a greeter on a free port."""
-    server = lbkit.Server()
-    server.add(helloworld_pb2, "Greeter", Greeter(name))
-    port = server.bind("127.0.0.1:0")
-    await server.start()
-    try:
-        yield port
-    finally:
-        await server.stop(grace=1.0)
+async def everything(attempts: Counter[str], loaded: bool) -> AsyncGenerator[lbkit.Channel, None]:
+    """Run the backends, and give a channel to them; ``loaded`` with all that a call may have."""
+    timings: Counter[str] = Counter()
 
+    def record(timing: interceptors.Timing) -> None:
+        timings[timing.code.name] += 1
 
-def resident_mib() -> float:
-    """The memory of this process that is in RAM, litter taken out first."""
-    gc.collect()
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-async def call_many(greeter: Any, count: int) -> tuple[Counter[str], Counter[str]]:
-    """Make the calls from all workers; count the answers per backend, and the failures per kind."""
-    numbers = iter(range(count))
-    shares: Counter[str] = Counter()
-    failures: Counter[str] = Counter()
-
-    async def work() -> None:
-        for number in numbers:
-            try:
-                reply = await greeter.SayHello(helloworld_pb2.HelloRequest(name=str(number)), timeout=10.0)
-            except lbkit.RpcError as error:
-                failures[repr(error)] += 1
-            else:
-                name, _, greeted = reply.message.partition(" greets ")
-                if greeted != str(number):
-                    failures["answer to another call"] += 1
-                shares[name] += 1
-
-    await asyncio.gather(*(work() for _ in range(WORKERS)))
-    return shares, failures
-
-
-@pytest.mark.timeout(600)
-async def test_steady_load_neither_fails_nor_grows() -> None:
+    server: dict[str, Any] = {}
+    client: dict[str, Any] = {}
+    if loaded:
+        mapping = interceptors.ErrorMapping({BusyError: StatusCode.UNAVAILABLE})
+        server = {"interceptors": [interceptors.ServerTiming(record), mapping]}
+        client = {
+            "authority": "localhost",
+            "tls": client_tls(),
+            "compression": "gzip",
+            "interceptors": [interceptors.ClientTiming(record)],
+            "service_config": RETRY,
+            "retry_budget": lbkit.RetryBudget(),
+        }
     async with AsyncExitStack() as stack:
-        ports = [await stack.enter_async_context(backend(f"backend {n}")) for n in range(BACKENDS)]
-        target = "static:///" + ",".join(f"127.0.0.1:{port}" for port in ports)
-        channel = await stack.enter_async_context(lbkit.Channel(target, balancer="round_robin"))
-        greeter = channel.stub(helloworld_pb2, "Greeter")
+        ports = []
+        for _ in range(BACKENDS):
+            each = lbkit.Server(**server)
+            each.add(kinds_pb2, "Kinds", Kinds(busy=loaded, attempts=attempts))
+            ports.append(each.bind("127.0.0.1:0", tls=server_tls() if loaded else None))
+            await each.start()
+            stack.push_async_callback(each.stop, 1.0)
+        channel = lbkit.Channel(target_of(*ports), balancer="round_robin", **client)
+        await stack.enter_async_context(channel)
+        await all_connected(channel, BACKENDS)
+        yield channel
 
-        await call_many(greeter, WARM_UP_CALLS)
-        before = resident_mib()
-        started = time.monotonic()
-        shares, failures = await call_many(greeter, CALLS)
-        elapsed = time.monotonic() - started
-        growth = resident_mib() - before
 
-    print(f"\n{CALLS} calls in {elapsed:.1f} s, {CALLS / elapsed:.0f}/s from {WORKERS} workers")
-    print(f"shares {dict(sorted(shares.items()))}, failures {dict(failures)}")
-    print(f"resident memory {before:.1f} MiB after warm-up, grown by {growth:+.2f} MiB")
-    assert not failures
-    assert max(shares.values()) - min(shares.values()) <= WORKERS
-    assert growth < MAX_GROWTH_MIB
+async def rounds(calls: Calls, seconds: float, connections: Callable[[], int]) -> History:
+    """Make calls for so long, and look at what is held after each round of them."""
+    found = History()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        await calls.go_on(ROUND_S)
+        await asyncio.sleep(0)
+        found.look(calls.made, connections())
+    return found
+
+
+def grows(held: History) -> bool:
+    """Whether memory or objects seem to grow with the calls."""
+    return held.slope(held.resident_kb) >= RESIDENT_MOST or held.slope(held.blocks) >= BLOCKS_MOST
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["plain", "TLS, interceptors, gzip and retries"])
+async def test_f14_what_is_held_does_not_grow_with_the_calls(loaded: bool) -> None:
+    attempts: Counter[str] = Counter()
+    async with everything(attempts, loaded) as channel:
+        calls = Calls(channel)
+
+        def connections() -> int:
+            return sum(each.state is lbkit.ConnectivityState.READY for each in channel.subchannels())
+
+        began = time.monotonic()
+        await rounds(calls, WARM_UP_S, connections)
+        calls.cancels_every = 20
+        fitted = await rounds(calls, FITTED_S, connections)
+        windows = 1
+        while grows(fitted) and windows < MAX_WINDOWS:
+            fitted = await rounds(calls, FITTED_S, connections)
+            windows += 1
+        resident, blocks = fitted.slope(fitted.resident_kb), fitted.slope(fitted.blocks)
+        took = time.monotonic() - began
+        tell(
+            f"F14 {'TLS, interceptors, gzip and retries' if loaded else 'plain calls'}",
+            calls.made,
+            sum(calls.failures.values()),
+            f"{calls.made / took:.0f}/s for {took:.0f} s ({windows} x {FITTED_S:.0f} s fitted) from {WORKERS} workers",
+            f"{attempts['tried again']} tried again",
+            f"resident memory {fitted.resident_kb[0] / 1000:.1f} to {fitted.resident_kb[-1] / 1000:.1f} MB, "
+            f"{resident:+.3f} kB in 1000 calls (< {RESIDENT_MOST:g})",
+            f"{blocks:+.2f} blocks in 1000 calls (< {BLOCKS_MOST:g})",
+            f"tasks, descriptors, threads, connections: {dict(fitted.counted)}",
+            f"{dict(calls.failures)}",
+        )
+        if grows(fitted):
+            where = await culprits(lambda: calls.go_on(ROUND_S))
+            pytest.fail(f"{resident:.2f} kB and {blocks:.1f} blocks in 1000 calls; one round left\n{where}")
+    assert not calls.failures
+    assert [connections for _, _, _, connections in fitted.counted] == [BACKENDS]
+    assert bool(attempts["tried again"]) == loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -70,3 +71,32 @@ async def test_f5_before_the_limit_is_known_refused_calls_are_tried_again() -> N
         assert not load.failed()
         assert max(each["peak"] for each in seen) <= STREAMS
         assert sum(each["calls"] for each in seen) == CALLS * ROUNDS
+
+
+async def test_f5_with_more_connections_to_a_backend_more_calls_run_at_a_time() -> None:
+    """Up to ten connections of ten streams each (gRFC A105)."""
+    async with Fleet(1, server=OPTIONS["lbkit"]) as fleet:
+        took: dict[int, float] = {}
+        seen: dict[str, Any] = {}
+        for most in (1, 10):
+            async with fleet.channel(max_connections_per_backend=most) as channel:
+                await all_connected(channel, 1)
+                load = Load(channel, timeout=30.0)
+                began = asyncio.get_running_loop().time()
+                for _ in range(ROUNDS):
+                    await asyncio.gather(*(load.call() for _ in range(CALLS)))
+                took[most] = asyncio.get_running_loop().time() - began
+                seen = await fleet.backends[0].ask()
+                tell(
+                    f"F5 the same, {most} connections at most",
+                    len(load.calls),
+                    len(load.failed()),
+                    f"at most {seen['peak']} at a time on a connection (<= {STREAMS})",
+                    f"{seen['connections']['backend 0']} connections so far",
+                    f"{took[most]:.2f} s",
+                    f"{kinds(load.failed())}",
+                )
+                assert not load.failed()
+                assert seen["peak"] <= STREAMS
+        assert seen["connections"] == {"backend 0": 1 + 10}
+        assert took[10] < took[1] / 2

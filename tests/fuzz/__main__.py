@@ -18,6 +18,7 @@ NAMES = (
     "engine",
     "frames",
     "hpack",
+    "compressed",
     "wire",
 )  # written out here, for atheris must come before what it measures
 LONGEST = 4096

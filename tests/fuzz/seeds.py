@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hpack
 
+from lbkit.encoding.compressors import known
 from lbkit.http2 import frames
 from lbkit.http2.frames import (
     CONTINUATION,
@@ -192,9 +193,25 @@ def wire_seeds() -> dict[str, bytes]:
     }
 
 
+def compressed_seeds() -> dict[str, bytes]:
+    found: dict[str, bytes] = {"nothing": b""}
+    for number, name in enumerate(("gzip", "deflate", "zstd")):
+        encoding = known(name)
+        assert encoding is not None, f"{name} is not installed"
+        whole = bytes((number,)) + encoding.compressor.compress(b"the same words " * 50)
+        found[f"{name}"] = whole
+        found[f"{name} cut short"] = whole[:-1]
+        found[f"{name} and more"] = whole + b"more"
+        found[f"{name} with a wrong checksum"] = whole[:-6] + bytes((whole[-6] ^ 1,)) + whole[-5:]
+        found[f"{name} of nothing"] = bytes((number,)) + encoding.compressor.compress(b"")
+        found[f"{name} above the limit"] = bytes((number,)) + encoding.compressor.compress(bytes(100_000))
+    return found
+
+
 _WRITERS: dict[str, Callable[[], dict[str, bytes]]] = {
     "engine": engine_seeds,
     "frames": frames_seeds,
     "hpack": hpack_seeds,
     "wire": wire_seeds,
+    "compressed": compressed_seeds,
 }

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import hpack
 
+from lbkit.encoding.compressors import known
 from lbkit.http2 import frames
 from lbkit.http2.frames import frame
 from lbkit.http2.hpack import CompressionError, Field, HeaderListAbusive, HeaderListTooLarge
@@ -16,6 +17,7 @@ from lbkit.limits import Limits
 from lbkit.wire.faults import WireFault
 from lbkit.wire.messages import PREFIX_BYTES, OneMessage, whole_message
 from lbkit.wire.metadata import decode_metadata
+from lbkit.wire.packing import Compressed, pack, unpack
 from lbkit.wire.requests import RequestHead
 from lbkit.wire.status import decode_details, encode_details, status_of_trailers
 from lbkit.wire.timeout import decode_timeout
@@ -30,6 +32,8 @@ UNREAD = 8  # the peer reads nothing before the end
 OPENING = frame(frames.SETTINGS, 0, 0, b"") + frame(frames.SETTINGS, frames.ACK, 0, b"")
 DIRECT_BYTES = 32 * 1024  # what the engine asks room for is at least as long
 _LIMIT = 50_000  # of a message
+_PLAIN_LIMIT = 5_000  # of one that was compressed
+_ENCODINGS = ("gzip", "deflate", "zstd")
 _STEPS = (1, 3, 9, 10, 100, 1000)
 
 
@@ -281,6 +285,20 @@ def _message(data: bytes) -> None:
         assert expected is None, "whole_message does not know a whole message"
 
 
+def compressed(data: bytes) -> None:
+    """One message in each encoding: the first byte says which. Nothing but bytes within the limit comes of it."""
+    name = _ENCODINGS[data[0] % len(_ENCODINGS) if data else 0]
+    encoding = known(name)
+    assert encoding is not None, f"{name} is not installed"
+    made = Compressed.of(data[1:], encoding)
+    with suppress(WireFault):
+        plain = unpack(made, _PLAIN_LIMIT)
+        assert len(plain) <= _PLAIN_LIMIT, f"{len(plain)} bytes of {len(made)}"
+        assert unpack(made, len(plain)) == plain
+        again = pack(plain, encoding)
+        assert (unpack(again, len(plain)) if isinstance(again, Compressed) else again) == plain
+
+
 def _timeout(data: bytes) -> None:
     seconds = decode_timeout(data)
     assert 0 <= seconds < 99_999_999 * 3600 + 1
@@ -318,4 +336,5 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "frames": engine_frames,
     "hpack": hpack_blocks,
     "wire": wire,
+    "compressed": compressed,
 }

@@ -23,7 +23,13 @@ from tests.fuzz.targets import TARGETS, engine_frames
 from tests.fuzz.watched import OutputWatch
 
 INPUTS = [pytest.param(target, name, id=f"{target}: {name}") for target in TARGETS for name in seeds(target)]
-MUTATIONS = {"engine": 300, "frames": 500, "hpack": 1500, "wire": 3000}  # about a third of a second each
+MUTATIONS = {
+    "engine": 300,
+    "frames": 500,
+    "hpack": 1500,
+    "wire": 3000,
+    "compressed": 1000,
+}  # about a third of a second each
 
 
 @pytest.mark.parametrize(("target", "name"), INPUTS)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.interop.implementations import run_case, serving
 from tests.interop.messages import CaseFailed, Settings
+from tests.interop.security import Identity, Trust
 
 
 class Interop:
@@ -17,15 +18,21 @@ class Interop:
         self.implementation = implementation
         self._servers = AsyncExitStack()
 
-    async def interop_serve(self) -> dict[str, Any]:
+    async def interop_serve(
+        self, identity: list[str] | None = None, streams: int | None = None
+    ) -> dict[str, Any]:
         """Start a server; answer with its port."""
-        return {"port": await self._servers.enter_async_context(serving(self.implementation))}
+        shown = Identity(*identity) if identity else None
+        server = serving(self.implementation, identity=shown, streams=streams)
+        return {"port": await self._servers.enter_async_context(server)}
 
-    async def interop_case(self, case: str, ports: list[int], settings: dict[str, Any]) -> dict[str, Any]:
+    async def interop_case(
+        self, case: str, addresses: list[str], settings: dict[str, Any], trust: list[str] | None = None
+    ) -> dict[str, Any]:
         """Run a case; answer with what failed, or nothing."""
-        addresses = [f"127.0.0.1:{port}" for port in ports]
+        believed = Trust(*trust) if trust else None
         try:
-            await run_case(self.implementation, case, addresses, Settings(**settings))
+            await run_case(self.implementation, case, addresses, Settings(**settings), believed)
         except CaseFailed as failed:
             return {"failed": str(failed)}
         except Exception:  # whatever a client raises: the answer tells

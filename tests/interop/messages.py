@@ -13,6 +13,9 @@ LARGE_RESPONSE = 314_159
 INPUT_SIZES = (27_182, 8, 1_828, 45_904)
 INPUT_TOTAL = 74_922
 OUTPUT_SIZES = (31_415, 9, 2_653, 58_979)
+COMPRESSED_INPUT_SIZES = (27_182, 45_904)  # the first is compressed
+COMPRESSED_INPUT_TOTAL = 73_086
+COMPRESSED_OUTPUT_SIZES = (31_415, 92_653)  # the first is compressed
 
 ECHO_INITIAL = ("x-grpc-test-echo-initial", "test_initial_metadata_value")
 ECHO_TRAILING = ("x-grpc-test-echo-trailing-bin", b"\xab\xab\xab")
@@ -48,6 +51,7 @@ class Settings(NamedTuple):
         soak_gap_s: from the start of a call to the start of the next, at least.
         soak_overall_s: all of them together.
         concurrency: calls at the same time.
+        streams: what the server lets one connection have at once.
         neighbours: whether one stream that nobody reads may not hold up the others of its connection.
     """
 
@@ -57,6 +61,7 @@ class Settings(NamedTuple):
     soak_gap_s: float = 0.0
     soak_overall_s: float = 120.0
     concurrency: int = 1000
+    streams: int = 0
     neighbours: bool = True
 
 
@@ -193,6 +198,14 @@ def output_request(*sizes: int, send: int = 0, interval_us: int = 0) -> Any:
     return pb.StreamingOutputCallRequest(
         response_parameters=parameters, payload=payload(send) if send else None
     )
+
+
+def compressed_output_request() -> Any:
+    """Ask for two responses, the first of them compressed."""
+    request = output_request(*COMPRESSED_OUTPUT_SIZES)
+    for each, compressed in zip(request.response_parameters, (True, False), strict=True):
+        each.compressed.value = compressed
+    return request
 
 
 def ping_pong_requests() -> list[Any]:

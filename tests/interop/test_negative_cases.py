@@ -35,6 +35,8 @@ SIZE = 200_000  # of the answer, which needs no more than the window that lbkit 
 REQUEST = pb.SimpleRequest(response_size=SIZE, payload=payload(LARGE_REQUEST))
 MESSAGE = frame_message(pb.SimpleResponse(payload=payload(SIZE)).SerializeToString())
 FRAME_SIZE = 16_384
+PADDED_SIZE = 20_000
+PIECE_SIZE = 100
 # Windows for whole requests.
 ROOM = settings_frame((frames.Setting.INITIAL_WINDOW_SIZE, 1 << 20)) + window_update(0, 1 << 30)
 
@@ -138,6 +140,33 @@ async def test_every_ping_is_acknowledged_whatever_it_comes_between() -> None:
         (peer,) = server.peers
         await until(lambda: len(acknowledged(peer)) >= len(sent))
         assert acknowledged(peer) == sent
+
+
+@pytest.mark.parametrize("padding", [0, 5, 255])
+async def test_padding_of_data_frames_is_no_part_of_messages_and_is_given_back(padding: int) -> None:
+    message = frame_message(pb.SimpleResponse(payload=payload(PADDED_SIZE)).SerializeToString())
+    sent = 0
+
+    def answer(peer: RawPeer, stream_id: int) -> bytes:
+        nonlocal sent
+        pieces = [message[start : start + PIECE_SIZE] for start in range(0, len(message), PIECE_SIZE)]
+        padded = [bytes((padding,)) + piece + bytes(padding) for piece in pieces]
+        sent += sum(map(len, padded))
+        said = b"".join(frame(frames.DATA, frames.PADDED, stream_id, each) for each in padded)
+        return peer.headers(stream_id, RESPONSE) + said + peer.headers(stream_id, TRAILERS, end=True)
+
+    async with raw_server(answer, ROOM) as server, channel_to(server.port) as channel:
+        while sent < 4 * lbkit.Limits().connection_window:
+            assert size_of(await call_large(channel)) == PADDED_SIZE
+        (peer,) = server.peers
+        # Padding takes from the windows as well (RFC 9113 6.1).
+        await until(lambda: frames.DEFAULT_WINDOW + given_back(peer) >= sent)
+
+
+def given_back(peer: RawPeer) -> int:
+    """What the client has added to the connection's window."""
+    updates = [found for found in peer.received if found.kind == frames.WINDOW_UPDATE and not found.stream_id]
+    return sum(int.from_bytes(found.payload) for found in updates)
 
 
 def acknowledged(peer: RawPeer) -> list[bytes]:

@@ -15,7 +15,7 @@ FOUND = re.compile(r"^([^:]+):(\d+): error: .*\[([a-z-]+)\]$", re.MULTILINE)
 
 
 @pytest.mark.timeout(240)  # mypy without a cache, on a busy machine
-@pytest.mark.parametrize("name", ["generated_stubs.py", "untyped_stubs.py"])
+@pytest.mark.parametrize("name", ["generated_stubs.py", "blocking_stubs.py", "untyped_stubs.py"])
 def test_what_is_ignored_is_all_that_mypy_finds(name: str, tmp_path: Path) -> None:
     path = f"tests/typing/{name}"
     text = (ROOT / path).read_text()

@@ -10,7 +10,7 @@ from lbkit import errors
 from lbkit.errors import Attempt, RpcError, UnknownPluginError, not_supported
 from lbkit.metadata import Metadata
 from lbkit.plugins import Registry
-from lbkit.status import StatusCode
+from lbkit.status import Status, StatusCode
 
 A = Attempt("10.0.0.1:50051", 0.0)
 B = Attempt("10.0.0.2:50051", 0.25)
@@ -29,7 +29,7 @@ def test_rpc_error_that_never_got_to_a_backend_is_told_without_one() -> None:
 
 def test_rpc_error_names_the_last_backend_and_the_time() -> None:
     error = RpcError(StatusCode.NOT_FOUND, "no such user", attempts=[A, B], elapsed_s=0.5128)
-    assert str(error) == "NOT_FOUND: no such user [10.0.0.2:50051, 0.513 s]"
+    assert str(error) == "NOT_FOUND: no such user [2 attempts, 10.0.0.2:50051, 0.513 s]"
     assert error.backend == "10.0.0.2:50051"
     assert error.elapsed_s == 0.5128
 
@@ -45,8 +45,10 @@ def test_rpc_error_keeps_every_attempt_in_order_whatever_becomes_of_the_list() -
     ]
 
 
-def test_attempt_is_told_with_its_backend_and_start() -> None:
-    assert repr(B) == "10.0.0.2:50051 at +0.250 s"
+def test_attempt_is_told_with_its_kind_backend_start_and_end() -> None:
+    assert repr(B) == "first on 10.0.0.2:50051 at +0.250 s, running"
+    ended = Attempt("10.0.0.1:50051", 1.0, "retry", Status(StatusCode.UNAVAILABLE, "the connection broke"))
+    assert repr(ended) == "retry on 10.0.0.1:50051 at +1.000 s, UNAVAILABLE: the connection broke"
 
 
 def test_rpc_error_is_read_through_methods_as_of_grpc_aio() -> None:

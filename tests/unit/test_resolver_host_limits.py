@@ -188,20 +188,9 @@ def test_generations_count_up_whatever_number_the_resolver_gives_and_whatever_is
     world.host.update(resolution("a"))
     world.host.update(Resolution(endpoints("b"), generation=70))
     world.host.update(Resolution(endpoints("b"), generation=71))  # equal: it goes no further
-    world.host.update(Resolution(endpoints("c"), {}))  # refused
     world.host.update(resolution("a"))  # equal to an older one: goes further
     assert [answer.generation for answer in world.answers] == [1, 2, 3]
     assert world.host.latest is world.answers[-1]
-
-
-def test_a_refused_service_config_changes_nothing() -> None:
-    world = World()
-    world.host.update(resolution("a"))
-    latest = world.host.latest
-    assert not world.host.update(Resolution(endpoints("b"), {})).accepted  # an empty one is one too
-    assert world.host.latest is latest
-    assert world.host.update(resolution("a")) == ACCEPTED
-    assert len(world.answers) == 1
 
 
 @pytest.mark.parametrize("verdict", [ACCEPTED, REJECTED])
@@ -211,14 +200,6 @@ def test_a_failure_after_an_answer_is_only_logged(log: pytest.LogCaptureFixture,
     world.host.fail(OSError("no route"))
     assert world.errors == []
     assert log.messages == ["resolver of test:///backends: no route"]
-
-
-def test_a_failure_after_nothing_but_a_refused_answer_is_reported(log: pytest.LogCaptureFixture) -> None:
-    world = World()
-    world.host.update(Resolution(endpoints("a"), {}))
-    world.host.fail(OSError("no route"))
-    assert len(world.errors) == 1
-    assert len(log.messages) == 1
 
 
 # wanted()

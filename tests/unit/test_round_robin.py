@@ -136,3 +136,13 @@ def test_all_backends_replaced(ten: tuple[FakeController, RoundRobin]) -> None:
     set_all(controller, policy, "x", "y")
     assert sorted(controller.pick_names(2)) == ["x", "y"]
     assert len(policy._places) == 2
+
+
+def test_a_backend_that_flaps_while_nobody_is_picked_gets_no_second_turn() -> None:
+    controller, policy = start(NAMES[:2])
+    for _ in range(5):
+        first = controller.pick_names(1)[0]
+        for _ in range(3):  # it breaks at once, and is back before the next call
+            set_all(controller, policy, first, state=IDLE)
+            set_all(controller, policy, first)
+        assert controller.pick_names(1)[0] != first

@@ -20,9 +20,12 @@ from lbkit.subchannel import (
     FAILED,
     INPUT_NAMES,
     LOST,
+    LOST_DIALLING,
+    LOST_WAITING,
     MAX_DIALS,
     STOP,
     TRANSITIONS,
+    UNHEALTHY,
     ConnectOptions,
     Dialler,
     Subchannel,
@@ -46,7 +49,15 @@ EXPECTED = {
     (CONNECTING, CONNECTED): READY,
     (CONNECTING, FAILED): TRANSIENT_FAILURE,
     (READY, LOST): IDLE,
+    **{(READY, event): READY for event in (DIAL, CONNECTED, FAILED, BACKOFF_OVER)},  # of another connection
+    (READY, LOST_DIALLING): CONNECTING,
+    (READY, LOST_WAITING): TRANSIENT_FAILURE,
     (TRANSIENT_FAILURE, BACKOFF_OVER): IDLE,
+    # Connected, but not serving, or not known to (gRFC A17).
+    (CONNECTING, LOST): IDLE,
+    (TRANSIENT_FAILURE, LOST): IDLE,
+    (TRANSIENT_FAILURE, CONNECTED): READY,
+    **{(state, UNHEALTHY): TRANSIENT_FAILURE for state in (CONNECTING, READY, TRANSIENT_FAILURE)},
     **{(state, STOP): SHUTDOWN for state in ConnectivityState},
     **{(SHUTDOWN, event): SHUTDOWN for event in range(len(INPUT_NAMES))},
 }

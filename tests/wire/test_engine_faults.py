@@ -95,6 +95,19 @@ def test_server_names_what_a_stranger_said_and_answers_nothing(said: bytes, byte
     assert_deaf(end)
 
 
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_tls_where_there_should_be_none_is_named(bytewise: bool) -> None:
+    for client, said, cure in (
+        (False, b"\x16\x03\x01\x02\x00", "a TLS handshake: this port has no tls="),
+        (True, b"\x15\x03\x01\x00\x02\x02\x46", "a TLS alert: it expects TLS, use tls="),
+    ):
+        end = End(client=client)
+        for piece in [said[n : n + 1] for n in range(len(said))] if bytewise and client else [said]:
+            end.receive(piece)
+        (fault,) = end.faults
+        assert fault.text.endswith(cure)
+
+
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST", b"OPTIONS", b"CONNECT"])
 @pytest.mark.parametrize("bytewise", [False, True])
 def test_http1_request_gets_an_http1_answer(method: bytes, bytewise: bool) -> None:

@@ -471,6 +471,19 @@ def test_peer_cannot_make_our_compression_table_large() -> None:
     assert ours(end)._h2.encoder.header_table_size == 4096
 
 
+TABLE_SIZES = {0: b"\x20", 64: b"\x3f\x21"}  # and how they are announced (RFC 7541 6.3)
+
+
+@pytest.mark.parametrize("size", TABLE_SIZES)
+def test_smaller_compression_table_is_announced(size: int) -> None:
+    """RFC 7541 4.2 asks for it at the beginning of the next block; nghttp2 ends the connection where it is missing."""
+    end = Played("h2", client=True)
+    end.receive(settings_frame((frames.Setting.HEADER_TABLE_SIZE, size)))
+    end.open(REQUEST, end=True)
+    (sent,) = end.sent_kinds(frames.HEADERS)
+    assert sent.payload.startswith(TABLE_SIZES[size])
+
+
 # What h2 must go on being like
 
 

@@ -41,7 +41,16 @@ def test_prefix_is_in_the_order_of_the_specification() -> None:
         (b"te", b"trailers"),
         (b"content-type", b"application/grpc"),
         (b"user-agent", b"me/1"),
+        (b"grpc-accept-encoding", b"identity"),
     )
+
+
+def test_prefix_says_which_codec_and_which_encodings() -> None:
+    prefix = request_prefix(
+        path="/a", authority="b", scheme="http", user_agent="c", accept=b"identity,gzip", subtype="json"
+    )
+    assert prefix.fields[-3] == (b"content-type", b"application/grpc+json")
+    assert prefix.fields[-1] == (b"grpc-accept-encoding", b"identity,gzip")
 
 
 def test_what_a_client_builds_a_server_reads() -> None:
@@ -77,12 +86,40 @@ def test_refused_method_is_told_the_right_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [b"text/html", b"application/grpcfoo", b"application/grpc+json", b"application/json"]
+    "kind",
+    [
+        b"text/html",
+        b"application/grpcfoo",
+        b"application/grpc+",
+        b"application/grpc+bson",
+        b"application/json",
+    ],
 )
 def test_other_content_types_get_415(kind: bytes) -> None:
     http, code, details = refused(with_field(b"content-type", kind))
     assert (http, code) == (415, StatusCode.UNKNOWN)
     assert kind.decode() in details
+    assert "application/grpc+json" in details
+
+
+def test_raw_is_no_content_type() -> None:
+    """Those bytes are somebody else's protobuf."""
+    assert refused(with_field(b"content-type", b"application/grpc+raw"))[0] == 415
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [
+        (b"application/grpc", ""),
+        (b"application/grpc;charset=utf-8", ""),
+        (b"application/grpc+proto", "proto"),
+        (b"application/grpc+json", "json"),
+        (b"application/grpc+json;charset=utf-8", "json"),
+    ],
+)
+def test_content_type_names_the_codec(kind: bytes, subtype: str) -> None:
+    assert is_grpc(kind)
+    assert RequestHead(with_field(b"content-type", kind)).subtype == subtype
 
 
 def test_missing_content_type_gets_415() -> None:
@@ -133,9 +170,18 @@ def test_unknown_encoding_is_unimplemented_and_says_what_is_known(encoding: byte
     with pytest.raises(RequestRefused, match="is not known here") as caught:
         RequestHead((*FIELDS, (b"grpc-encoding", encoding)))
     assert (caught.value.http_status, caught.value.code) == (200, StatusCode.UNIMPLEMENTED)
-    assert caught.value.fields == ((b"grpc-accept-encoding", b"identity"),)
+    ((name, known),) = caught.value.fields
+    assert name == b"grpc-accept-encoding"
+    assert known.startswith(b"identity,deflate,gzip")
     assert caught.value.from_grpc
 
 
-def test_identity_encoding_is_served() -> None:
-    assert RequestHead((*FIELDS, (b"grpc-encoding", b"identity"))).path == b"/pkg.Service/Method"
+def test_identity_encoding_is_none() -> None:
+    head = RequestHead((*FIELDS, (b"grpc-encoding", b"identity")))
+    assert head.path == b"/pkg.Service/Method"
+    assert head.encoding is None
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"deflate"])
+def test_known_encoding_is_that_of_the_requests(encoding: bytes) -> None:
+    assert RequestHead((*FIELDS, (b"grpc-encoding", encoding))).encoding == encoding

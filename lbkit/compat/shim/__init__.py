@@ -43,5 +43,5 @@ __version__ = "1.999.0"  # not lower than that of any generated code
 
 def __getattr__(name: str) -> NoReturn:
     raise AttributeError(
-        f"grpc.{name}: this grpc is lbkit's stand-in and has what generated code needs; install grpcio for the rest"
+        f"grpc.{name}: this grpc is lbkit's stand-in and has what generated code needs; for the rest, import lbkit.compat as grpc, or install grpcio"
     )

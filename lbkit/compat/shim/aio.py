@@ -6,7 +6,7 @@ from lbkit.channel import Channel
 from lbkit.eof import EOF
 from lbkit.errors import AbortError, UsageError
 from lbkit.errors import RpcError as AioRpcError
-from lbkit.metadata import Metadata
+from lbkit.metadata import MutableMetadata as Metadata
 from lbkit.server import Server
 from lbkit.service import ServicerContext
 

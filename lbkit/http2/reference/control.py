@@ -50,11 +50,11 @@ class H2Control(H2Headers):
                 self._guard.ping(2 * self._sent_frames, len(self.streams))
             self._feed(frame)
             if kind == PRIORITY:
-                self._guard.priority(self._opened_by_either())
+                self._guard.priority(self.streams_opened())
                 self._guard.glitch("PRIORITY")
 
     def _on_window_update(self, stream_id: int, frame: bytes) -> None:
-        self._guard.window_update(self._opened_by_either(), 2 * self._sent_frames)
+        self._guard.window_update(self.streams_opened(), 2 * self._sent_frames)
         if len(frame) == 9 + 4:
             increment = unpack_u32(frame, 9)[0] & frames.MAX_WINDOW
             frame = frame[:9] + pack_u32(increment)  # h2 takes the reserved bit for a part of the number
@@ -72,7 +72,7 @@ class H2Control(H2Headers):
             if not self._was_used(stream_id):  # h2 ignores it
                 text = f"RST_STREAM on idle stream {stream_id} (RFC 9113 5.1)"
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, text)
-            self._guard.late(self._opened_by_either(), "RST_STREAM on a closed stream")  # crossed ours: 5.1
+            self._guard.late(self.streams_opened(), "RST_STREAM on a closed stream")  # crossed ours: 5.1
             if self._closed.fate(stream_id) == RESET_BY_US:  # nothing comes behind it
                 self._closed.reset(stream_id, RESET_BY_PEER)
             return
@@ -100,9 +100,11 @@ class H2Control(H2Headers):
     def _on_settings(self) -> None:
         # The layer above keeps to it; h2 would raise on a stream too many, also if the limit fell meanwhile.
         self.max_streams = self._h2.remote_settings.pop(SettingCodes.MAX_CONCURRENT_STREAMS, self.max_streams)
-        # The peer may offer any size for a table that is paid for here.
+        # The peer may offer any size for a table that is paid for here. Setting the size that it has already would have
+        # hpack forget to announce the change (RFC 7541 4.2).
         encoder = self._h2.encoder
-        encoder.header_table_size = min(encoder.header_table_size, DEFAULT_TABLE_SIZE)
+        if encoder.header_table_size > DEFAULT_TABLE_SIZE:  # noqa: PLR1730 -- see above
+            encoder.header_table_size = DEFAULT_TABLE_SIZE
         self._pump()
         self._sink.settings()
 

@@ -234,7 +234,7 @@ class H2Headers(H2Outbound):
         if fate == RESET_BY_PEER:
             self._refuse(stream_id, ErrorCode.STREAM_CLOSED, f"{what} after RST_STREAM (RFC 9113 5.1)")
         elif what == "HEADERS":
-            self._guard.late(self._opened_by_either(), "HEADERS on a stream that we have reset")
+            self._guard.late(self.streams_opened(), "HEADERS on a stream that we have reset")
         elif length > self._late_data:  # more than the windows that the streams had left
             self._guard.glitch("DATA on a stream that we have reset")
         else:
@@ -246,13 +246,13 @@ class H2Headers(H2Outbound):
             return 0 < stream_id < self._next_id
         return 0 < stream_id <= self._peer_last_id
 
-    def _opened_by_either(self) -> int:
+    def streams_opened(self) -> int:
         """Return how many streams the connection has had."""
         return (self._next_id - 1 >> 1) + (self._peer_last_id + 1 >> 1)
 
     def _over(self) -> int:
         """Return how many of them are over."""
-        return self._opened_by_either() - len(self.streams)
+        return self.streams_opened() - len(self.streams)
 
     def _peer_ended(self, stream: Stream) -> None:
         stream.state = TRANSITIONS[stream.state * 3 + RECEIVE_END]

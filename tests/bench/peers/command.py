@@ -26,14 +26,7 @@ def main(
     if arguments.command == "serve" and serve is not None:
         asyncio.run(_serve(serve))
     elif arguments.command == "load":
-        job = Job(
-            ports=arguments.ports,
-            in_flight=arguments.in_flight,
-            seconds=arguments.seconds,
-            warm_up=arguments.warm_up,
-            server_pids=arguments.pids,
-            kind=arguments.kind,
-        )
+        job = _job(arguments)
         if blocking is not None:
             sample = blocking(job)
         else:
@@ -49,6 +42,22 @@ def main(
 
 async def _serve(serve: Serve) -> None:
     await serve(lambda port: print(json.dumps({"port": port}), flush=True))
+
+
+def arguments_of() -> Job:
+    """Return the job that the command line describes."""
+    return _job(_parse())
+
+
+def _job(arguments: argparse.Namespace) -> Job:
+    return Job(
+        ports=arguments.ports,
+        in_flight=arguments.in_flight,
+        seconds=arguments.seconds,
+        warm_up=arguments.warm_up,
+        server_pids=arguments.pids,
+        kind=arguments.kind,
+    )
 
 
 def integers(text: str) -> tuple[int, ...]:

@@ -11,6 +11,9 @@ import grpc.aio
 
 import lbkit
 from tests.interop.messages import (
+    COMPRESSED_INPUT_SIZES,
+    COMPRESSED_INPUT_TOTAL,
+    COMPRESSED_OUTPUT_SIZES,
     COUNTS,
     CROWD_S,
     ECHO_INITIAL,
@@ -33,10 +36,12 @@ from tests.interop.messages import (
     Settings,
     Settling,
     Soak,
+    compressed_output_request,
     equal,
     input_requests,
     large_request,
     output_request,
+    payload,
     ping_pong_requests,
     pushback_request,
     pushed_back,
@@ -118,7 +123,41 @@ async def server_streaming(client: Client) -> None:
     call = client.stub.StreamingOutputCall(output_request(*OUTPUT_SIZES), timeout=PATIENCE_S)
     found = [size_of(response) async for response in call]
     equal(found, list(OUTPUT_SIZES), "sizes of the responses")
-    equal(await status(call), ("OK", ""), "status")
+    equal((await status(call))[0], "OK", "code")
+
+
+async def client_compressed_unary(client: Client) -> None:
+    """Requests that are compressed, and one that is not, by the call's option."""
+    for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate, grpc.Compression.NoCompression):
+        call = client.stub.UnaryCall(large_request(), compression=compression, timeout=PATIENCE_S)
+        equal(size_of(await call), LARGE_RESPONSE, "size of the response")
+
+
+async def client_compressed_streaming(client: Client) -> None:
+    """A request that is compressed, and one of the same stream that is not, where the API can say so."""
+    call = client.stub.StreamingInputCall(compression=grpc.Compression.Gzip, timeout=PATIENCE_S)
+    as_it_is = {"compress": False} if isinstance(client.channel, lbkit.Channel) else {}
+    for size, how in zip(COMPRESSED_INPUT_SIZES, ({}, as_it_is), strict=True):
+        await call.write(pb.StreamingInputCallRequest(payload=payload(size)), **how)
+    await call.done_writing()
+    equal((await call).aggregated_payload_size, COMPRESSED_INPUT_TOTAL, "sum of what was written")
+
+
+async def server_compressed_unary(client: Client) -> None:
+    """Responses that are compressed, and that are not."""
+    for compressed in (True, False):
+        request = large_request()
+        request.response_compressed.value = compressed
+        response = await client.stub.UnaryCall(request, timeout=PATIENCE_S)
+        equal(size_of(response), LARGE_RESPONSE, "size of the response")
+
+
+async def server_compressed_streaming(client: Client) -> None:
+    """A response that is compressed, and one of the same stream that is not."""
+    call = client.stub.StreamingOutputCall(compressed_output_request(), timeout=PATIENCE_S)
+    found = [size_of(response) async for response in call]
+    equal(found, list(COMPRESSED_OUTPUT_SIZES), "sizes of the responses")
+    equal((await status(call))[0], "OK", "code")
 
 
 async def ping_pong(client: Client) -> None:
@@ -135,7 +174,7 @@ async def ends(call: Any) -> None:
     """A stream's end: OK, and no message before it."""
     if found := await call.read():
         raise CaseFailed(f"another message came: {found!r:.100}")
-    equal(await status(call), ("OK", ""), "status")
+    equal((await status(call))[0], "OK", "code")
 
 
 async def empty_stream(client: Client) -> None:
@@ -265,6 +304,29 @@ async def pick_first_unary(client: Client) -> None:
         raise CaseFailed("the server did not name itself")
 
 
+async def max_concurrent_streams_connection_scaling(client: Client) -> None:
+    """As many streams as a connection may have, and one more, which gets another connection (gRFC A105)."""
+    streams = client.settings.streams
+    calls = [client.stub.FullDuplexCall(timeout=PATIENCE_S) for _ in range(streams + 1)]
+    peers = [await peer_of(call) for call in calls]
+    equal(len(set(peers[:streams])), 1, "connections of the first streams")
+    if peers[-1] in peers[:streams]:
+        raise CaseFailed(f"stream {streams + 1} is on the connection of the others, from {peers[-1]}")
+    for call in calls:
+        await call.done_writing()
+        await ends(call)
+
+
+async def peer_of(call: Any) -> str:
+    """Where the server sees a stream come from."""
+    request = output_request(1)
+    request.response_parameters[0].fill_peer_socket_address.value = True
+    await call.write(request)
+    if found := (await call.read()).peer_socket_address:
+        return str(found)
+    raise CaseFailed("the server does not say where streams come from")
+
+
 async def concurrent_large_unary(client: Client) -> None:
     """Many large calls at the same time."""
     await asyncio.gather(*(call_large(client.stub, CROWD_S) for _ in range(client.settings.concurrency)))
@@ -329,6 +391,10 @@ CASES: dict[str, Callable[[Client], Awaitable[None]]] = {
         large_unary,
         client_streaming,
         server_streaming,
+        client_compressed_unary,
+        client_compressed_streaming,
+        server_compressed_unary,
+        server_compressed_streaming,
         ping_pong,
         empty_stream,
         custom_metadata,
@@ -342,6 +408,7 @@ CASES: dict[str, Callable[[Client], Awaitable[None]]] = {
         rpc_soak,
         channel_soak,
         pick_first_unary,
+        max_concurrent_streams_connection_scaling,
         concurrent_large_unary,
         client_pushback,
         server_pushback,

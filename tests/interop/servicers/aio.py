@@ -28,6 +28,8 @@ class Servicer(grpc_testing_pb2_grpc.TestServiceServicer):
 
     async def UnaryCall(self, request: Any, context: Any) -> Any:
         """Answer with a payload."""
+        if request.HasField("response_compressed"):
+            compress(context, wanted=request.response_compressed.value)
         await echo_metadata(context)
         await refuse_if_told(request, context)
         return pb.SimpleResponse(
@@ -37,10 +39,13 @@ class Servicer(grpc_testing_pb2_grpc.TestServiceServicer):
     async def StreamingOutputCall(self, request: Any, context: Any) -> None:
         """Send payloads."""
         await refuse_if_told(request, context)
+        compress(context, wanted=any(each.compressed.value for each in request.response_parameters))
         for each in request.response_parameters:
             await asyncio.sleep(each.interval_us / 1e6)
             self.counts.streamed += 1
-            await context.write(response_of(each))
+            if not each.compressed.value:
+                context.disable_next_message_compression()
+            await context.write(response_of(each, context))
 
     async def StreamingInputCall(self, request_iterator: AsyncIterable[Any], context: Any) -> Any:
         """Count the bytes of the payloads."""
@@ -61,12 +66,20 @@ class Servicer(grpc_testing_pb2_grpc.TestServiceServicer):
                 for each in request.response_parameters:
                     await asyncio.sleep(each.interval_us / 1e6)
                     self.counts.streamed += 1
-                    yield response_of(each)
+                    yield response_of(each, context)
 
 
-def response_of(parameters: Any) -> Any:
+def response_of(parameters: Any, context: Any) -> Any:
     """One message of a stream."""
-    return pb.StreamingOutputCallResponse(payload=payload(parameters.size))
+    return pb.StreamingOutputCallResponse(
+        payload=payload(parameters.size),
+        peer_socket_address=context.peer() if parameters.fill_peer_socket_address.value else "",
+    )
+
+
+def compress(context: Any, *, wanted: bool) -> None:
+    """Have responses compressed, or not."""
+    context.set_compression(grpc.Compression.Gzip if wanted else grpc.Compression.NoCompression)
 
 
 async def echo_metadata(context: Any) -> None:

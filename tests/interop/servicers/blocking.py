@@ -29,6 +29,8 @@ class Servicer(grpc_testing_pb2_grpc.TestServiceServicer):
 
     def UnaryCall(self, request: Any, context: Any) -> Any:
         """Answer with a payload."""
+        if request.HasField("response_compressed"):
+            compress(context, wanted=request.response_compressed.value)
         echo_metadata(context)
         refuse_if_told(request, context)
         return pb.SimpleResponse(
@@ -38,7 +40,8 @@ class Servicer(grpc_testing_pb2_grpc.TestServiceServicer):
     def StreamingOutputCall(self, request: Any, context: Any) -> Iterator[Any]:
         """Send payloads."""
         refuse_if_told(request, context)
-        yield from self._responses(request, over_of(context))
+        compress(context, wanted=any(each.compressed.value for each in request.response_parameters))
+        yield from self._responses(request, over_of(context), context)
 
     def StreamingInputCall(self, request_iterator: Iterable[Any], context: Any) -> Any:
         """Count the bytes of the payloads."""
@@ -53,14 +56,16 @@ class Servicer(grpc_testing_pb2_grpc.TestServiceServicer):
             over = over_of(context)
             for request in request_iterator:
                 refuse_if_told(request, context)
-                yield from self._responses(request, over)
+                yield from self._responses(request, over, context)
 
-    def _responses(self, request: Any, over: threading.Event) -> Iterator[Any]:
+    def _responses(self, request: Any, over: threading.Event, context: Any) -> Iterator[Any]:
         for each in request.response_parameters:
             if each.interval_us and over.wait(each.interval_us / 1e6):
                 return
             self.counts.streamed += 1
-            yield response_of(each)
+            if not each.compressed.value:
+                context.disable_next_message_compression()
+            yield response_of(each, context)
 
 
 def over_of(context: Any) -> threading.Event:
@@ -69,6 +74,11 @@ def over_of(context: Any) -> threading.Event:
     if not context.add_callback(over.set):
         over.set()
     return over
+
+
+def compress(context: Any, *, wanted: bool) -> None:
+    """Have responses compressed, or not."""
+    context.set_compression(grpc.Compression.Gzip if wanted else grpc.Compression.NoCompression)
 
 
 def echo_metadata(context: Any) -> None:

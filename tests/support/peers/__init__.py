@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.tools import grpc_js
+
 ROOT = Path(__file__).parents[3]
 ANSWER_TIMEOUT_S = 30.0
 
@@ -64,9 +66,13 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def peer(name: str) -> Generator[PeerProcess, None, None]:
-    """Run a peer, one of ``FOREIGN`` or ``lbkit``; it ends when its standard input does, or is killed."""
+    """Run a peer, one of ``FOREIGN``, ``lbkit`` or ``grpc_js``; it ends when its standard input does, or is killed.
+
+    Raises:
+        Missing: it is grpc-js, and that is not installed.
+    """
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.peers", name],
+        [sys.executable, "-m", "tests.support.peers", name] if name != "grpc_js" else grpc_js(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment(),

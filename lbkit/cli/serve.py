@@ -1,0 +1,52 @@
+"""``lbkit serve``: a program's server, in several processes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import click
+
+import lbkit
+
+
+@click.command
+@click.argument("factory", metavar="MODULE:FUNCTION")
+@click.option(
+    "--bind",
+    "addresses",
+    multiple=True,
+    default=("127.0.0.1:50051",),
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where to listen; repeatable. Port 0 takes a free one, unix:PATH a Unix socket.",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="How many processes.  [default: one for each CPU]"
+)
+@click.option(
+    "--grace", default=5.0, show_default=True, metavar="S", help="Seconds that calls get when a worker stops."
+)
+@click.option("--quiet", is_flag=True, help="Do not tell what happens to workers.")
+def command(factory: str, addresses: tuple[str, ...], workers: int | None, grace: float, quiet: bool) -> None:
+    """Serve what FUNCTION of MODULE builds, an lbkit.Server, with several processes on the same addresses.
+
+    SIGTERM or Ctrl-C: no new calls, those in flight finish; a second time: at once. SIGHUP: workers are replaced one
+    by one. SIGTTIN and SIGTTOU: one worker more, one less.
+    """
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
+    sys.path.insert(0, "")  # as python -m does; workers get the same path
+
+    def ready(where: Sequence[str]) -> None:
+        print(f"{factory} is ready on {', '.join(where)}", flush=True)
+
+    try:
+        lbkit.serve(factory, *addresses, workers=workers, grace=grace, ready=ready)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(error.strerror or str(error)) from None
+    except lbkit.CrashLoopError as error:
+        raise click.ClickException(str(error)) from None
+    print(f"{factory} has stopped", flush=True)

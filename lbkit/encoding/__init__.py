@@ -1,0 +1,1 @@
+"""How messages become bytes (codecs), and how those become fewer (compressors): two registries."""
