@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from lbkit.errors import ForkedError, RpcError
+from lbkit.errors import Attempt, ForkedError, RpcError
 from lbkit.metadata import EMPTY, Metadata
 from lbkit.status import StatusCode
 from lbkit.sync.foreign import FutureCancelledError, FutureTimeoutError, future_error
@@ -87,6 +87,12 @@ class BlockingCall(Generic[Response]):
         """The endpoint that the call was last sent to, as text; None before the first pick."""
         core = self._running.core
         return None if core is None else core.backend
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Every attempt that was sent to a backend so far, oldest first: where, when, why, and how it ended."""
+        core = self._running.core
+        return () if core is None else core.attempts
 
     # grpc.Future
 

@@ -129,14 +129,7 @@ class UnaryUnaryMultiCallable(MultiCallable, Generic[Request, Response]):
         limits: dict[str, int | None],
     ) -> Running:
         check_thread()
-        options = {
-            "timeout": timeout,
-            "metadata": metadata,
-            "credentials": credentials,
-            "wait_for_ready": wait_for_ready,
-            "compression": compression,
-            **limits,
-        }
+        options = _options(timeout, metadata, credentials, wait_for_ready, compression, limits)
         thread = self._channel.thread or self._channel.enter()
         running = Running(thread, self._method, self._serialize(request), options)
         thread.post(running.start)
@@ -161,14 +154,7 @@ class UnaryStreamMultiCallable(MultiCallable, Generic[Request, Response]):
         Arguments as for ``UnaryUnaryMultiCallable.__call__``. What it raises because of the call, the iterator does.
         """
         check_thread()
-        options = {
-            "timeout": timeout,
-            "metadata": metadata,
-            "credentials": credentials,
-            "wait_for_ready": wait_for_ready,
-            "compression": compression,
-            **limits,
-        }
+        options = _options(timeout, metadata, credentials, wait_for_ready, compression, limits)
         thread = self._channel.thread or self._channel.enter()
         running = Streaming(thread, self._method, self._serialize(request), options)
         running.keep_deadline()
@@ -255,14 +241,7 @@ class StreamUnaryMultiCallable(MultiCallable, Generic[Request, Response]):
         limits: dict[str, int | None],
     ) -> Running:
         check_thread()
-        options = {
-            "timeout": timeout,
-            "metadata": metadata,
-            "credentials": credentials,
-            "wait_for_ready": wait_for_ready,
-            "compression": compression,
-            **limits,
-        }
+        options = _options(timeout, metadata, credentials, wait_for_ready, compression, limits)
         thread = self._channel.thread or self._channel.enter()
         requests = Requests(thread, request_iterator, self._serialize)
         running = Feeding(thread, self._method, requests, options)
@@ -285,17 +264,29 @@ class StreamStreamMultiCallable(MultiCallable, Generic[Request, Response]):
     ) -> ResponseIterator[Response]:
         """Start a call, and return at once what to iterate over; arguments as for ``StreamUnaryMultiCallable.__call__``."""
         check_thread()
-        options = {
-            "timeout": timeout,
-            "metadata": metadata,
-            "credentials": credentials,
-            "wait_for_ready": wait_for_ready,
-            "compression": compression,
-            **limits,
-        }
+        options = _options(timeout, metadata, credentials, wait_for_ready, compression, limits)
         thread = self._channel.thread or self._channel.enter()
         requests = Requests(thread, request_iterator, self._serialize)
         running = Streaming(thread, self._method, requests, options, requests)
         running.keep_deadline()
         thread.post(running.start)
         return ResponseIterator(running, self._deserialize, self._channel)
+
+
+def _options(
+    timeout: float | None,
+    metadata: MetadataLike | None,
+    credentials: Any,
+    wait_for_ready: bool | None,
+    compression: Any,
+    limits: dict[str, int | None],
+) -> dict[str, Any]:
+    """Return the keyword arguments of the asynchronous call."""
+    return {
+        "timeout": timeout,
+        "metadata": metadata,
+        "credentials": credentials,
+        "wait_for_ready": wait_for_ready,
+        "compression": compression,
+        **limits,
+    }

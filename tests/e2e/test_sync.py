@@ -370,6 +370,7 @@ def test_initial_metadata_come_before_the_end_of_the_call() -> None:
         assert not future.done()
         assert future.time_remaining() is None
         assert future.backend == f"127.0.0.1:{port}"
+        assert [attempt.kind for attempt in future.attempts] == ["first"]
         servicer.go.set()
         assert future.code() is lbkit.StatusCode.OK
         assert future.initial_metadata()["first"] == "1"
