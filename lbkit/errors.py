@@ -28,7 +28,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
 
 from lbkit.metadata import EMPTY, Metadata
 from lbkit.status import Status, StatusCode
@@ -216,8 +215,3 @@ class NotSupportedError(Error):
 
 class CrashLoopError(Error):
     """Workers end as fast as they are started; the text says how the last one did."""
-
-
-def not_supported(what: str, instead: str) -> NoReturn:
-    """Refuse cleanly: raise a NotSupportedError that says what is missing and what to do instead."""
-    raise NotSupportedError(f"{what} is not supported yet; {instead}")

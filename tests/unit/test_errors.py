@@ -7,7 +7,7 @@ import pytest
 
 import lbkit
 from lbkit import errors
-from lbkit.errors import Attempt, RpcError, UnknownPluginError, not_supported
+from lbkit.errors import Attempt, RpcError, UnknownPluginError
 from lbkit.metadata import Metadata
 from lbkit.plugins import Registry
 from lbkit.status import Status, StatusCode
@@ -103,12 +103,6 @@ def test_unknown_plugin_error_without_any_plugin_says_what_to_do() -> None:
 
 def test_unknown_plugin_error_is_plain_text_with_line_ends_and_quotes() -> None:
     assert str(UnknownPluginError("it's\n'there'")) == "it's\n'there'"
-
-
-def test_not_supported_says_what_is_missing_and_what_to_do() -> None:
-    with pytest.raises(lbkit.NotSupportedError) as caught:
-        not_supported("compression= on a call", "leave it out")
-    assert str(caught.value) == "compression= on a call is not supported yet; leave it out"
 
 
 # The tree
