@@ -162,6 +162,7 @@ async def test_rich_status_is_given_and_read(way: str) -> None:
         await is_rich(kinds_pb2_grpc.KindsStub(channel).UnaryUnary(Item(text=way), timeout=PATIENCE_S))
 
 
+@pytest.mark.may_leak("thread", reason="grpcio keeps polling for a while")
 async def test_rich_status_of_a_server_of_grpcio_is_read() -> None:
     server = grpc.aio.server()
     kinds_pb2_grpc.add_KindsServicer_to_server(Rich(), server)

@@ -16,7 +16,7 @@ import pytest
 import lbkit
 from lbkit import StatusCode
 from tests.support.peers import ROOT, environment, peer
-from tests.support.servers import PATIENCE_S, Item, channel_to, echo, failure, serving, unary
+from tests.support.servers import PATIENCE_S, Item, channel_to, failure, serving, unary
 
 pytestmark = pytest.mark.interop
 
@@ -127,11 +127,12 @@ async def test_our_server_finds_a_grpcio_client_that_is_frozen() -> None:
     import signal
 
     async with (
-        serving(echo, keepalive=0.2, keepalive_timeout=0.5) as backend,
+        serving(hang, keepalive=0.2, keepalive_timeout=0.5) as backend,
         script(LIVELY, backend.port, 1) as process,
     ):
-        async with asyncio.timeout(PATIENCE_S):
-            while not backend.server._connections:  # noqa: ASYNC110 -- a connection sets no event
+        async with asyncio.timeout(3 * PATIENCE_S):
+            # Not before there is a call: until the handshake is over, it is that which is timed.
+            while not backend.server.call_counts().started:  # noqa: ASYNC110 -- a call sets no event
                 await asyncio.sleep(0.01)
             process.send_signal(signal.SIGSTOP)
             while backend.server._connections:  # noqa: ASYNC110
