@@ -35,8 +35,9 @@ CONTROLS = [
     ("grpc_js", "grpcio_aio"),
 ]
 OURS = [*[("lbkit", server) for server in IMPLEMENTATIONS], *[(client, "lbkit") for client in FOREIGN]]
-ITERATIONS = 200
-FEW = 20  # where it is not the count that is on trial: of controls, and over TLS, whose handshakes take their time
+SOAKS = ("rpc_soak", "channel_soak", "long_lived_channel")
+ITERATIONS = 200  # of those, in `make soak`
+FEW = 20  # in the suite, where it is not the count that is on trial; and over TLS, whose handshakes take their time
 COMPRESSED = {
     "client_compressed_unary",
     "client_compressed_streaming",
@@ -112,12 +113,11 @@ async def run(
     assert not answer["failed"], answer["failed"]
 
 
-def settings_for(case: str, client: str, server: str, *, tls: bool) -> Settings:
-    """As many calls as such a case is known for, unless it would take too long."""
+def settings_for(case: str, client: str, server: str, *, tls: bool, calls: int) -> Settings:
+    """What a case is known for, unless it would take too long."""
     receiver = server if case == "client_pushback" else client
-    few = tls or case == "long_lived_channel" or (client, server) in CONTROLS
     return Settings(
-        soak_iterations=FEW if few else ITERATIONS,
+        soak_iterations=calls,
         soak_latency_s=BUSY_MACHINE_S,
         soak_gap_s=GAP_S if case == "long_lived_channel" else 0.0,
         concurrency=FEW if tls else CONCURRENCY,
@@ -143,7 +143,21 @@ def runs(client: str, server: str) -> list[str]:
 )
 async def test_case_passes(client: str, server: str, case: str, tls: bool, peers: Peers) -> None:
     async with server_of(server, peers, tls=tls) as port:
-        await run(client, case, [port], settings_for(case, client, server, tls=tls), peers, tls=tls)
+        settings = settings_for(case, client, server, tls=tls, calls=FEW)
+        await run(client, case, [port], settings, peers, tls=tls)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("client", "server", "case"),
+    [(client, server, case) for client, server in OURS for case in SOAKS if case in runs(client, server)],
+)
+async def test_case_passes_with_as_many_calls_as_it_is_known_for(
+    client: str, server: str, case: str, peers: Peers
+) -> None:
+    async with server_of(server, peers) as port:
+        settings = settings_for(case, client, server, tls=False, calls=ITERATIONS)
+        await run(client, case, [port], settings, peers)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plaintext", "tls"])
