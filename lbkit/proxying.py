@@ -8,7 +8,8 @@ import os
 from lbkit.address import Address, Endpoint
 from lbkit.errors import AddressError
 from lbkit.resolution import Resolution
-from lbkit.resolver import DEFAULT_SCHEME, Resolver, Sink
+from lbkit.resolver import Resolver, Sink
+from lbkit.target import DEFAULT_SCHEME
 from lbkit.transport.connector import Connector
 from lbkit.transport.proxy import Proxy, ProxyConnector, ProxyRules
 

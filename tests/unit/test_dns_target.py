@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbkit.errors import TargetError
-from lbkit.resolver import Target, make_resolver
+from lbkit.resolver import make_resolver
+from lbkit.target import Target
 from lbkit_resolvers.dns import DnsResolver
-from lbkit_resolvers.dns.target import split_host, split_server
+from lbkit_resolvers.dns.target import split_host, split_servers
 
 
 def parse(text: str) -> Target:
@@ -89,7 +90,16 @@ def test_any_path_gives_a_host_and_port_or_a_target_error(path: str) -> None:
     ],
 )
 def test_name_server(authority: str, expected: tuple[str, int]) -> None:
-    assert split_server(parse(f"dns://{authority}/backend")) == expected
+    assert split_servers(parse(f"dns://{authority}/backend")) == (expected,)
+
+
+def test_several_name_servers() -> None:
+    assert split_servers(parse("dns://10.0.0.53,10.0.0.54:5353,[::1]:53,::2/backend")) == (
+        ("10.0.0.53", 53),
+        ("10.0.0.54", 5353),
+        ("::1", 53),
+        ("::2", 53),
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +107,7 @@ def test_name_server(authority: str, expected: tuple[str, int]) -> None:
 )
 def test_name_server_must_be_an_ip_address(authority: str) -> None:
     with pytest.raises(TargetError, match=r"must be an IP address.* write dns:///backend$"):
-        split_server(parse(f"dns://{authority}/backend"))
+        split_servers(parse(f"dns://{authority}/backend"))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +125,7 @@ def test_name_server_must_be_an_ip_address(authority: str) -> None:
         ("backend:80?refresh=999ms", "is not between 1 s and a day"),
         ("backend:80?refresh=2000m", "is not between 1 s and a day"),
         ("backend:80?family=ipv4", "family=ipv4 is not known. Known: any, 4, 6"),
-        ("backend:80?search=onn", "search=onn is not known. Did you mean 'on'? Known: on, off"),
+        ("backend:80?search=onn", "search=onn is not known. Did you mean 'on'? Known: off, on"),
         ("backend:80?refesh=3s", "has no parameter 'refesh'. Did you mean 'refresh'?"),
         ("[::1]:80?family=4", "has an IPv6 address, and family=4"),
         ("127.0.0.1?family=6", "has an IPv4 address, and family=6"),
@@ -126,6 +136,14 @@ def test_name_server_must_be_an_ip_address(authority: str) -> None:
         ("backend:80?srv=_grpc._tcp", "the ports come with srv=_grpc._tcp; write a name, and no port"),
         ("10.0.0.1?srv=_grpc._tcp", "write a name, and no port"),
         ("dns://localhost/backend", "must be an IP address"),
+        ("dns://10.0.0.53,ns.example/backend", "the name server 'ns.example' must be an IP address"),
+        ("dns://10.0.0.53,/backend", "the name server '' must be an IP address"),
+        ("backend?priority=all", "priority= is about SRV records; write srv=_grpc._tcp too"),
+        ("backend?srv=_grpc._tcp&priority=first", "priority=first is not known. Known: best, all"),
+        ("backend?txt=yes", "txt=yes is not known. Known: off, on"),
+        ("backend?hold=60", "write a number and ms, s or m, like hold=30s"),
+        ("backend?hold=1441m", "is not between 0 s and a day"),
+        ("backend?hodl=60s", "has no parameter 'hodl'. Did you mean 'hold'?"),
     ],
 )
 def test_bad_parameter_says_the_cure(target: str, cure: str) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from lbkit.address import Address
 from lbkit.errors import TargetError, UnknownPluginError
-from lbkit.resolver import FunctionResolver, Resolver, Sink, Target, authority_of, make_resolver, registry
+from lbkit.resolver import FunctionResolver, Resolver, Sink, authority_of, make_resolver, registry
+from lbkit.target import Target
 from lbkit_resolvers.static import StaticResolver
 
 SCHEMES = {"dns", "static", "etcd", "unix", "my_scheme"}
@@ -150,7 +151,8 @@ def test_make_resolver_says_the_nearest_scheme() -> None:
 
 
 def test_make_resolver_says_what_to_write_without_dns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["lbkit.resolver"], "DEFAULT_SCHEME", "test-none")
+    for module in ("lbkit.resolver", "lbkit.target"):
+        monkeypatch.setattr(sys.modules[module], "DEFAULT_SCHEME", "test-none")
     with pytest.raises(TargetError, match=r"needs the 'test-none' resolver, .*write static:///localhost:1$"):
         make_resolver("localhost:1")
 
@@ -171,3 +173,24 @@ def test_make_resolver_refuses_unknown_parameters() -> None:
             make_resolver("test-zoned:///x?zome=eu")
     finally:
         del registry._registered["test-zoned"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("etcd://root:s3cret@10.0.0.1:2379/greeter", "etcd://root:***@10.0.0.1:2379/greeter"),
+        ("etcd://root@10.0.0.1:2379/greeter", "etcd://root@10.0.0.1:2379/greeter"),
+        (
+            "consul://10.0.0.1/greeter?token=abc&near=_agent",
+            "consul://10.0.0.1/greeter?token=***&near=_agent",
+        ),
+        (
+            "fallback:///?a=consul%3A%2F%2Fme%3As3cret%40h%2Fg%3Ftoken%3Dabc&b=static%3A%2F%2F%2Fa%3A1",
+            "fallback:///?a=consul%3A%2F%2Fme%3A***%40h%2Fg%3Ftoken%3D***&b=static%3A%2F%2F%2Fa%3A1",
+        ),
+        ("guard:///?least=3&of=etcd://me:s3cret@h/g", "guard:///?least=3&of=etcd://me:***@h/g"),
+        ("static:///a:1", "static:///a:1"),
+    ],
+)
+def test_secret_is_not_shown(text: str, shown: str) -> None:
+    assert str(Target.parse(text, {"consul", "etcd", "fallback", "guard", "static"})) == shown
