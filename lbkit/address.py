@@ -99,12 +99,13 @@ class Endpoint(Frozen):
         zone: locality, for zone-aware policies.
         hash_key: stands for this backend in consistent hashing; the first address if empty.
         metadata: anything else a policy or a person may want, as text.
+        draining: it is about to stop: connections to it are kept, and calls sent there only if there is nobody else.
 
     Raises:
         AddressError: no address, one that cannot be read, or a weight that is not positive and finite.
     """
 
-    __slots__ = ("addresses", "hash_key", "identity", "metadata", "weight", "zone")
+    __slots__ = ("addresses", "draining", "hash_key", "identity", "metadata", "weight", "zone")
 
     addresses: tuple[Address, ...]
     identity: Hashable  # the unordered set of addresses; the address itself when there is only one
@@ -112,6 +113,7 @@ class Endpoint(Frozen):
     zone: str
     hash_key: str
     metadata: Mapping[str, str]
+    draining: bool
 
     def __init__(
         self,
@@ -121,6 +123,7 @@ class Endpoint(Frozen):
         zone: str = "",
         hash_key: str = "",
         metadata: Mapping[str, str] | None = None,
+        draining: bool = False,
     ) -> None:
         several = (addresses,) if isinstance(addresses, str | Address) else tuple(addresses)
         known = tuple([item if isinstance(item, Address) else Address.parse(item) for item in several])
@@ -135,9 +138,17 @@ class Endpoint(Frozen):
         set_("zone", zone)
         set_("hash_key", hash_key)
         set_("metadata", MappingProxyType(dict(metadata)) if metadata else _NOTHING)
+        set_("draining", draining)
 
     def __reduce__(self) -> tuple[Callable[..., Endpoint], tuple[object, ...]]:
-        return _rebuild, (self.addresses, self.weight, self.zone, self.hash_key, dict(self.metadata))
+        return _rebuild, (
+            self.addresses,
+            self.weight,
+            self.zone,
+            self.hash_key,
+            dict(self.metadata),
+            self.draining,
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Endpoint):
@@ -148,6 +159,7 @@ class Endpoint(Frozen):
             and self.zone == other.zone
             and self.hash_key == other.hash_key
             and self.metadata == other.metadata
+            and self.draining == other.draining
         )
 
     def __hash__(self) -> int:
@@ -159,11 +171,19 @@ class Endpoint(Frozen):
     def __repr__(self) -> str:
         extra = f", weight={self.weight:g}" if self.weight != 1 else ""
         extra += f", zone={self.zone!r}" if self.zone else ""
+        extra += ", draining" if self.draining else ""
         return f"Endpoint({self}{extra})"
 
 
 def _rebuild(
-    addresses: tuple[Address, ...], weight: float, zone: str, hash_key: str, metadata: dict[str, str]
+    addresses: tuple[Address, ...],
+    weight: float,
+    zone: str,
+    hash_key: str,
+    metadata: dict[str, str],
+    draining: bool,
 ) -> Endpoint:
     """Make an Endpoint of what ``pickle`` and ``copy`` kept."""
-    return Endpoint(addresses, weight=weight, zone=zone, hash_key=hash_key, metadata=metadata)
+    return Endpoint(
+        addresses, weight=weight, zone=zone, hash_key=hash_key, metadata=metadata, draining=draining
+    )

@@ -178,7 +178,7 @@ class EndpointBalancer(Balancer):
     It keeps the subchannel of an endpoint that stays through an update, connects idle ones at once, asks for
     re-resolution when one is lost or fails, and reports TRANSIENT_FAILURE of a backend until that is READY
     again, though it is reconnecting meanwhile. An update that equals the one before does nothing at all. Of an
-    endpoint that is listed twice the first counts.
+    endpoint that is listed twice the first counts. One that is draining is picked only if no other is READY.
     """
 
     def __init__(self, controller: Controller, config: Mapping[str, Any]) -> None:
@@ -273,6 +273,8 @@ class EndpointBalancer(Balancer):
         if state is READY:
             ready = [subchannel for subchannel in self.subchannels.values() if subchannel.state is READY]
         if ready:
+            if any(subchannel.endpoint.draining for subchannel in ready):
+                ready = [subchannel for subchannel in ready if not subchannel.endpoint.draining] or ready
             self.controller.publish(READY, self.make_picker(ready))
             self._published = READY
             return

@@ -130,7 +130,9 @@ class Channel(ChannelCore):
     ) -> None:
         register("Channel", Channel)
         resolver_given = resolver is not None
-        resolver = resolver or make_resolver(target)
+        if resolver is None:
+            resolver = make_resolver(target)
+            target = str(resolver.target)  # to be shown: a password or a token is not in it
         policy_choice = PolicyChoice(balancer, balancers.get(balancer), dict(balancer_config or {}))
         check_config(policy_choice.factory, policy_choice.config)
         default_config = None if service_config is None else parse(service_config)

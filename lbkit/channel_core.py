@@ -26,7 +26,7 @@ from lbkit.idling import Idling
 from lbkit.inventory import Trace, channels
 from lbkit.metadata import EMPTY
 from lbkit.picking import Picker, QueuePicker
-from lbkit.resolution import UNCONFIGURED, CallConfig, CallSelector, Resolution, Verdict
+from lbkit.resolution import UNCONFIGURED, CallConfig, CallSelector, Discovery, Resolution, Verdict
 from lbkit.resolver import Resolver
 from lbkit.resolving import ResolverHost
 from lbkit.retry import RetryThrottle
@@ -44,7 +44,7 @@ class ChannelCore(AioChannel):
     """The life of a channel. ``Channel`` adds what it is made with, and the calls.
 
     Args:
-        target: as the application wrote it.
+        target: as the application wrote it, without secrets.
         resolver: gives its endpoints.
         configuration: which service config is in force, and which policy.
         connect_options: how its subchannels connect.
@@ -182,6 +182,10 @@ class ChannelCore(AioChannel):
             self._resolver_host.reset_backoff()
             for subchannel in list(self._policy.subchannels):
                 subchannel.reset_backoff()
+
+    def discovery(self) -> Discovery:
+        """Return what the resolver has said so far, how long ago, and what it has failed with since then."""
+        return self._resolver_host.discovery() if self._bound else Discovery(None, 0.0, None)
 
     def subchannels(self) -> tuple[Subchannel, ...]:
         """Return the policy's subchannels, oldest first, to look at: endpoint, state, calls in flight."""

@@ -71,15 +71,18 @@ class Resolution(Frozen):
         attributes: anything a policy of the same author wants to know.
         selector: a call selector, or None for the static look-up in the service config.
         generation: numbers the snapshots of one channel; set by the channel, and no part of ``==``.
+        source: where the answer comes from, for people to read (``etcd 10.0.0.5:2379, revision 42``); no part of
+            ``==`` either.
     """
 
-    __slots__ = ("attributes", "endpoints", "generation", "selector", "service_config")
+    __slots__ = ("attributes", "endpoints", "generation", "selector", "service_config", "source")
 
     endpoints: tuple[Endpoint, ...]
     service_config: str | Mapping[str, Any] | None
     attributes: Mapping[str, Any]
     selector: CallSelector | None
     generation: int
+    source: str
 
     def __init__(
         self,
@@ -88,16 +91,20 @@ class Resolution(Frozen):
         attributes: Mapping[str, Any] = NOTHING,
         selector: CallSelector | None = None,
         generation: int = 0,
+        source: str = "",
     ) -> None:
         self._set("endpoints", endpoints)
         self._set("service_config", service_config)
         self._set("attributes", attributes)
         self._set("selector", selector)
         self._set("generation", generation)
+        self._set("source", source)
 
     def numbered(self, generation: int) -> Resolution:
         """Return the same answer with another number."""
-        return Resolution(self.endpoints, self.service_config, self.attributes, self.selector, generation)
+        return Resolution(
+            self.endpoints, self.service_config, self.attributes, self.selector, generation, self.source
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Resolution):
@@ -127,3 +134,18 @@ class Verdict(NamedTuple):
 
 
 ACCEPTED = Verdict(accepted=True)
+
+
+class Discovery(NamedTuple):
+    """What a channel's resolver has said so far, for who watches over it. ``Channel.discovery()`` gives it.
+
+    Attributes:
+        resolution: the last good answer, which is in use; None if there was none.
+        age_s: seconds since the resolver last gave it; 0 if there was none. One that is told of changes may rightly be
+            silent for long.
+        error: why there was no other one since; None if nothing failed since then.
+    """
+
+    resolution: Resolution | None
+    age_s: float
+    error: Exception | None

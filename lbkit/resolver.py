@@ -14,92 +14,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from lbkit.address import Address, Endpoint
+from lbkit.backoff import BackoffPolicy
 from lbkit.clock import Clock
 from lbkit.errors import ResolverError, TargetError
 from lbkit.plugins import Registry, origin_of
 from lbkit.resolution import Resolution, Verdict
-from lbkit.suggest import did_you_mean
+from lbkit.target import DEFAULT_SCHEME, Target, check_parameters
 
 if TYPE_CHECKING:
     import random
 
-DEFAULT_SCHEME = "dns"
 _PARSED_PER_TURN = 500  # endpoints parsed before other work on the event loop gets a turn
-
-
-class Target(NamedTuple):
-    """A channel's target, taken apart as the gRPC naming document says (RFC 3986).
-
-    Attributes:
-        text: as the user wrote it.
-        scheme: selects the resolver; lower case.
-        authority: between ``//`` and the next ``/``: usually where the registry is; may be empty.
-        path: the name to resolve, percent-decoded, without its one leading ``/``.
-        query: what follows ``?``, as written; it belongs to the resolver.
-    """
-
-    text: str
-    scheme: str
-    authority: str
-    path: str
-    query: str
-
-    @classmethod
-    def parse(cls, text: str, schemes: Container[str]) -> Target:
-        """Take a target apart. Text without a scheme means ``dns:///text``.
-
-        ``scheme:rest`` counts as a scheme only if it is in ``schemes`` (else it is ``host:port``), and
-        ``scheme://`` always does, so that a mistyped scheme is not taken for a host name.
-
-        Raises:
-            TargetError: empty, or it holds blanks or control characters.
-        """
-        scheme, colon, rest = text.partition(":")
-        scheme = scheme.lower()
-        if not colon or not (rest.startswith("//") or scheme in schemes):
-            scheme, rest = DEFAULT_SCHEME, f"///{text}"
-        if not text or not text.isprintable() or " " in text:
-            raise TargetError(f"target {text!r} is empty or holds blanks or control characters")
-        path, _, query = rest.partition("?")
-        authority = ""
-        if path.startswith("//"):
-            authority, slash, path = path[2:].partition("/")
-            path = slash + path
-        if "%" in path:
-            from urllib.parse import unquote  # 3 ms to import, and few targets need it
-
-            path = unquote(path)
-        return cls(text, scheme, authority, path.removeprefix("/"), query)
-
-    @property
-    def file_path(self) -> str:
-        """The path as that of a file: absolute if a slash was written before it."""
-        absolute = self.text.partition(":")[2].startswith("/")
-        return "/" + self.path.lstrip("/") if absolute else self.path
-
-    def parameters(self) -> dict[str, str]:
-        """Return the query as names and values.
-
-        Raises:
-            TargetError: not of the form ``name=value&name=value``, or a name given twice.
-        """
-        from urllib.parse import parse_qsl  # 3 ms to import, and few targets have a query
-
-        try:
-            pairs = parse_qsl(self.query, keep_blank_values=True, strict_parsing=bool(self.query))
-        except ValueError as error:
-            raise TargetError(f"target {self.text!r} has a malformed query: {error}") from None
-        if len(dict(pairs)) != len(pairs):
-            raise TargetError(f"target {self.text!r} gives a parameter twice")
-        return dict(pairs)
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Sink(ABC):
@@ -163,6 +93,9 @@ class Resolver(ABC):
 
     # The query parameters it understands; None when it reads ``target.query`` in a form of its own.
     parameters: ClassVar[frozenset[str] | None] = frozenset()
+    # How long the channel waits before it runs a resolver again that raised. One that asks its own control plane, and
+    # spreads what it asks by itself, may wait less.
+    backoff: BackoffPolicy = BackoffPolicy()
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -177,7 +110,7 @@ class Resolver(ABC):
         """Push answers into ``sink`` for as long as they may change.
 
         Returning means that the last answer never changes. Raising means "report this, back off, and start me
-        again": the channel waits 1 s, then x1.6 up to 120 s with jitter, starting over after an accepted
+        again": the channel waits (``backoff``: 1 s, then x1.6 up to 120 s with jitter), starting over after an accepted
         update. No resolver needs retry code of its own.
 
         It is cancelled when the channel closes or falls idle. When that is used again there is another run, after
@@ -284,13 +217,6 @@ def make_resolver(text: str) -> Resolver:
             f"for fixed addresses write static:///{target.path}"
         )
     made = registry.get(target.scheme)(target)
-    if made.parameters is None:
-        return made
-    for name in target.parameters():
-        if name not in made.parameters:
-            known = ", ".join(sorted(made.parameters)) or "none"
-            hint = did_you_mean(name, made.parameters)
-            raise TargetError(
-                f"target {text!r}: resolver {target.scheme!r} has no parameter {name!r}.{hint} Known: {known}"
-            )
+    if made.parameters is not None:
+        check_parameters(target, made.parameters, "resolver")
     return made

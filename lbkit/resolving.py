@@ -9,10 +9,10 @@ from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING
 
-from lbkit.backoff import Backoff, BackoffPolicy
+from lbkit.backoff import Backoff
 from lbkit.clock import Clock
 from lbkit.errors import ResolverError
-from lbkit.resolution import ACCEPTED, Resolution, Verdict
+from lbkit.resolution import ACCEPTED, Discovery, Resolution, Verdict
 from lbkit.resolver import Resolver, Sink
 
 if TYPE_CHECKING:
@@ -44,11 +44,13 @@ class ResolverHost(Sink):
         self.clock = clock
         self.random = random
         self.latest: Resolution | None = None  # what the policy was last given
-        self._verdict = ACCEPTED  # and what it said
+        self.error: Exception | None = None  # since then
+        self._answered_at = 0.0
+        self._verdict = ACCEPTED  # what the policy said to the latest
         self._resolver = resolver
         self._deliver = update
         self._report = fail
-        self._backoff = Backoff(BackoffPolicy(), random)
+        self._backoff = Backoff(resolver.backoff, random)
         self._wanted = asyncio.Event()
         self._heard_at = float("-inf")  # when it last gave an answer, or said that there is none
         self._task: asyncio.Task[None] | None = None
@@ -77,11 +79,16 @@ class ResolverHost(Sink):
 
     def update(self, resolution: Resolution) -> Verdict:
         """Number the answer and hand it to the policy; an equal one goes no further."""
-        self._heard_at = self.clock.time()
+        self._heard_at = self._answered_at = self.clock.time()
+        if self.error is not None:
+            _log.info("resolver of %s: answers again", self._resolver.target)
+            self.error = None
         latest = self.latest
-        if resolution != latest:
+        if latest is None or resolution != latest:
             self.latest = resolution.numbered(latest.generation + 1 if latest else 1)
             self._verdict = self._deliver(self.latest)
+        elif resolution.source != latest.source:
+            self.latest = resolution.numbered(latest.generation)
         if self._verdict.accepted:
             self._backoff.reset()
         return self._verdict
@@ -90,6 +97,11 @@ class ResolverHost(Sink):
         """Keep the last good answer; without one, let calls fail with the error."""
         self._heard_at = self.clock.time()
         self._failed(error)
+
+    def discovery(self) -> Discovery:
+        """Return what is known, and since when."""
+        age_s = self.clock.time() - self._answered_at if self.latest is not None else 0.0
+        return Discovery(self.latest, age_s, self.error)
 
     async def wanted(self, minimum: float = 30.0, refresh: float | None = None) -> None:
         """Sleep until an answer is wanted and allowed, or due."""
@@ -108,7 +120,9 @@ class ResolverHost(Sink):
         self._wanted.clear()  # only now: this grants what was asked meanwhile too, and a cancellation loses nothing
 
     def _failed(self, error: Exception) -> None:
-        _log.warning("resolver of %s: %s", self._resolver.target, error)
+        if str(error) != str(self.error):  # once, as it may stay so for long
+            _log.warning("resolver of %s: %s", self._resolver.target, error)
+        self.error = error
         if self.latest is None:
             self._report(error)
 

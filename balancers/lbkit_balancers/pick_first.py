@@ -45,7 +45,7 @@ class PickFirst(Balancer):
     have failed, the policy reports TRANSIENT_FAILURE until something is READY, and tries each address again after
     its own back-off. It asks for re-resolution then, and again after as many failures as there are addresses.
 
-    It keeps its connection through updates for as long as the address is listed. When that is lost, the policy
+    It keeps its connection through updates for as long as the address is listed, and not draining. When that is lost, the policy
     is IDLE until a call or ``wake`` asks for a connection, which starts at the top of the list again.
 
     Config:
@@ -106,6 +106,8 @@ class PickFirst(Balancer):
         return ACCEPTED
 
     def _arrange(self, endpoints: Sequence[Endpoint]) -> dict[Address, Endpoint]:
+        if any(endpoint.draining for endpoint in endpoints):
+            endpoints = [endpoint for endpoint in endpoints if not endpoint.draining] or endpoints
         if self._shuffle:
             endpoints = shuffled(endpoints, self.controller.random)
         found: dict[Address, Endpoint] = {}

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from lbkit.address import Address, Endpoint
 from lbkit.channel import Channel
 from lbkit.resolution import Resolution
-from lbkit.resolver import Resolver, Sink, Target
+from lbkit.resolver import Resolver, Sink
 from lbkit.server import Server
+from lbkit.target import Target
 from lbkit.transport.memory import MemoryTransport, join
 
 _CLIENT = "127.0.0.1"

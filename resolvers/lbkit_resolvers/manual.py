@@ -14,7 +14,8 @@ from weakref import WeakValueDictionary
 from lbkit.address import Endpoint
 from lbkit.errors import TargetError
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
-from lbkit.resolver import Addresses, Resolver, Sink, Target
+from lbkit.resolver import Addresses, Resolver, Sink
+from lbkit.target import Target
 
 
 class _News(NamedTuple):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lbkit.errors import TargetError
-from lbkit.resolver import Target
 from lbkit.suggest import did_you_mean
+from lbkit.target import Target
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
@@ -19,11 +19,11 @@ def seconds(target: Target, name: str, text: str, *, minimum: float) -> float:
     number = text.removesuffix(unit)
     if not unit or not number.isascii() or not number.replace(".", "", 1).isdigit():
         raise TargetError(
-            f"target {target.text!r}: {name}={text} is no duration; write a number and ms, s or m, like {name}=30s"
+            f"target {str(target)!r}: {name}={text} is no duration; write a number and ms, s or m, like {name}=30s"
         )
     value = float(number) * _UNITS[unit]
     if not minimum <= value <= 86400:
-        raise TargetError(f"target {target.text!r}: {name}={text} is not between {minimum:g} s and a day")
+        raise TargetError(f"target {str(target)!r}: {name}={text} is not between {minimum:g} s and a day")
     return value
 
 
@@ -35,6 +35,6 @@ def choice(target: Target, name: str, text: str, known: tuple[str, ...]) -> str:
     """
     if text not in known:
         raise TargetError(
-            f"target {target.text!r}: {name}={text} is not known.{did_you_mean(text, known)} Known: {', '.join(known)}"
+            f"target {str(target)!r}: {name}={text} is not known.{did_you_mean(text, known)} Known: {', '.join(known)}"
         )
     return text

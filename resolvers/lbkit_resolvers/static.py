@@ -8,8 +8,9 @@ from typing import ClassVar, NoReturn
 from lbkit.address import Address, Endpoint
 from lbkit.errors import AddressError, TargetError
 from lbkit.resolution import Resolution
-from lbkit.resolver import Resolver, Sink, Target, authority_of
+from lbkit.resolver import Resolver, Sink, authority_of
 from lbkit.suggest import did_you_mean
+from lbkit.target import Target
 
 _DEFAULT_PORT = 443  # the naming document's, as for dns
 _ITEM_PARAMETERS = ("weight", "zone")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from lbkit.address import Address, Endpoint
 from lbkit.errors import AddressError, TargetError
 from lbkit.resolution import Resolution
-from lbkit.resolver import Resolver, Sink, Target
+from lbkit.resolver import Resolver, Sink
+from lbkit.target import Target
 
 
 class UnixResolver(Resolver):

@@ -10,7 +10,8 @@ import pytest
 
 import lbkit
 from lbkit import ConnectivityState
-from lbkit.resolver import Resolver, Sink, Target
+from lbkit.resolver import Resolver, Sink
+from lbkit.target import Target
 from lbkit.testing import MemoryNetwork, memory_channel, virtual_time
 from tests.support.servers import Backend, Item, echo, unary
 

@@ -119,14 +119,19 @@ def test_identity_ignores_order_and_attributes() -> None:
 
 
 def test_equality_compares_everything() -> None:
-    def make(weight: float = 1, zone: str = "", hash_key: str = "", note: str = "") -> Endpoint:
-        return Endpoint([A], weight=weight, zone=zone, hash_key=hash_key, metadata={"note": note})
+    def make(
+        weight: float = 1, zone: str = "", hash_key: str = "", note: str = "", draining: bool = False
+    ) -> Endpoint:
+        return Endpoint(
+            [A], weight=weight, zone=zone, hash_key=hash_key, metadata={"note": note}, draining=draining
+        )
 
     assert make() == make()
     assert make() != make(weight=2)
     assert make() != make(zone="z")
     assert make() != make(hash_key="k")
     assert make() != make(note="n")
+    assert make() != make(draining=True)
     assert Endpoint([A, B]) != Endpoint([B, A])
     assert make() != A
 
@@ -152,6 +157,7 @@ def test_endpoint_as_text() -> None:
     assert str(Endpoint([A, B])) == "a:1+b:1"
     assert repr(Endpoint([A])) == "Endpoint(a:1)"
     assert repr(Endpoint([A], weight=2.5, zone="eu")) == "Endpoint(a:1, weight=2.5, zone='eu')"
+    assert repr(Endpoint([A], draining=True)) == "Endpoint(a:1, draining)"
 
 
 def test_endpoint_takes_text_and_addresses() -> None:
@@ -162,7 +168,7 @@ def test_endpoint_takes_text_and_addresses() -> None:
 
 def test_endpoint_keeps_a_copy_of_its_metadata_and_can_be_pickled() -> None:
     metadata = {"version": "1"}
-    endpoint = Endpoint("a:1", weight=2, zone="z", hash_key="k", metadata=metadata)
+    endpoint = Endpoint("a:1", weight=2, zone="z", hash_key="k", metadata=metadata, draining=True)
     metadata["version"] = "2"
     assert endpoint.metadata == {"version": "1"}
     assert pickle.loads(pickle.dumps(endpoint)) == endpoint == copy.deepcopy(endpoint)

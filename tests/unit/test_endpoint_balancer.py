@@ -106,6 +106,25 @@ def test_picker_has_the_ready_ones_in_the_order_of_the_list(
     assert ready_names(controller) == ["a", "c"]
 
 
+def test_draining_endpoint_keeps_its_connection_and_is_picked_only_if_no_other_is_ready(
+    controller: FakeController, policy: First
+) -> None:
+    take(controller, policy, "a", "b")
+    up(controller, policy, "a", "b")
+    leaving = Endpoint("a:1", draining=True)
+    take(controller, policy, leaving, "b")
+    assert ready_names(controller) == ["b"]
+    assert controller.live["a"].state is READY
+    controller.live["b"].become(IDLE)
+    controller.turn(policy)
+    assert ready_names(controller) == ["a"]
+    up(controller, policy, "b")
+    assert ready_names(controller) == ["b"]
+    take(controller, policy, "a", "b")
+    assert ready_names(controller) == ["a", "b"]
+    assert len(controller.subchannels) == 2
+
+
 def test_one_picker_per_settle_however_much_news(controller: FakeController, policy: First) -> None:
     names = [f"b{number}" for number in range(300)]
     take(controller, policy, *names)

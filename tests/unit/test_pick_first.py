@@ -431,6 +431,15 @@ def test_new_list_without_the_one_in_use_starts_over() -> None:
     assert setup.state is CONNECTING
 
 
+def test_connection_in_use_that_drains_gives_way_to_another_if_there_is_one() -> None:
+    setup = Setup("a", "b")
+    setup.set("a", CONNECTING, READY)
+    setup.update(leaving := Endpoint("a:1", draining=True))
+    assert setup.live == ["a"]
+    setup.update(leaving, "b")
+    assert setup.live == ["b"]
+
+
 def test_new_list_during_a_pass_starts_at_its_top() -> None:
     setup = Setup("a", "b")
     setup.set("a", TRANSIENT_FAILURE)
@@ -548,7 +557,6 @@ def test_picker_of_a_closed_policy_wakes_nothing() -> None:
 
 
 # The table
-
 
 REACHABLE = {
     Phase.IDLE: lambda setup: (setup.set("a", READY), setup.set("a", IDLE)),

@@ -13,12 +13,12 @@ from lbkit.resolver import (
     FunctionResolver,
     Resolver,
     Sink,
-    Target,
     make_resolver,
     registry,
     resolution_of,
     resolver,
 )
+from lbkit.target import Target
 from tests.support.fakes import FakeSink
 
 TARGET = Target.parse("test:///x", {"test"})

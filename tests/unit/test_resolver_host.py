@@ -11,9 +11,10 @@ import pytest
 
 from lbkit import resolving
 from lbkit.address import Endpoint
-from lbkit.resolution import ACCEPTED, Resolution, Verdict
-from lbkit.resolver import FunctionResolver, Resolver, Sink, Target
+from lbkit.resolution import ACCEPTED, Discovery, Resolution, Verdict
+from lbkit.resolver import FunctionResolver, Resolver, Sink
 from lbkit.resolving import ResolverHost
+from lbkit.target import Target
 from tests.support.virtual_loop import run_virtual
 
 TARGET = Target.parse("tests:///name", {"tests"})
@@ -202,6 +203,46 @@ async def test_failures_are_logged_with_the_target(world: World) -> None:
         world.run(body)
         await asyncio.sleep(1)
     assert lines == ["resolver of tests:///name: registry down"]
+
+
+@virtual
+async def test_the_same_failure_is_logged_once_until_there_is_an_answer(world: World) -> None:
+    lines: list[str] = []
+
+    async def body(sink: Sink) -> None:
+        for text in ("down", "down", "slow"):
+            sink.fail(OSError(text))
+        sink.update(answer("a"))
+        sink.fail(OSError("slow"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resolving._log, "warning", lambda text, *args, **kwargs: lines.append(text % args))
+        patch.setattr(resolving._log, "info", lambda text, *args, **kwargs: lines.append(text % args))
+        world.run(body)
+        await asyncio.sleep(1)
+    assert [line.partition(": ")[2] for line in lines] == ["down", "slow", "answers again", "slow"]
+
+
+@virtual
+async def test_discovery_tells_the_answer_its_age_and_the_error_since_then(world: World) -> None:
+    async def body(sink: Sink) -> None:
+        await asyncio.sleep(1)
+        sink.update(answer("a", source="revision 1"))
+        await asyncio.sleep(1)
+        sink.update(answer("a", source="revision 2"))
+        await asyncio.sleep(5)
+        sink.fail(OSError("down"))
+
+    host = world.run(body)
+    assert host.discovery() == Discovery(None, 0.0, None)
+    await asyncio.sleep(3)
+    assert host.discovery() == Discovery(answer("a"), 1.0, None)
+    assert len(world.updates) == 1
+    await asyncio.sleep(5)
+    found = host.discovery()
+    assert found.resolution is not None
+    assert (found.resolution.source, found.resolution.generation, found.age_s) == ("revision 2", 1, 6.0)
+    assert str(found.error) == "down"
 
 
 # Starting again

@@ -13,8 +13,9 @@ import pytest
 from lbkit.backoff import Backoff, BackoffPolicy
 from lbkit.clock import Clock
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
-from lbkit.resolver import Resolver, Sink, Target
+from lbkit.resolver import Resolver, Sink
 from lbkit.resolving import ResolverHost
+from lbkit.target import Target
 from lbkit.testing.clock import VirtualClock
 from tests.support.fakes import endpoints, resolution
 from tests.support.virtual_loop import run_virtual

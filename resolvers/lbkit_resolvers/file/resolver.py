@@ -10,7 +10,8 @@ from typing import NamedTuple
 from lbkit.address import Endpoint
 from lbkit.errors import ResolverError, TargetError
 from lbkit.resolution import Resolution
-from lbkit.resolver import Resolver, Sink, Target
+from lbkit.resolver import Resolver, Sink
+from lbkit.target import Target
 from lbkit_resolvers.file.format import MAX_BYTES, FileFormatError, parse
 from lbkit_resolvers.parameters import seconds
 from lbkit_resolvers.watched import Stamp, stamp_of
@@ -81,7 +82,7 @@ class FileResolver(Resolver):
                 seen = await self._look(seen)
             if seen.problem and seen.problem != complaint:
                 sink.fail(ResolverError(f"{self._path}: {seen.problem}"))
-            elif not seen.problem and seen.digest != published:
+            elif not seen.problem and (complaint or seen.digest != published):  # good again is news, too
                 sink.update(Resolution(seen.endpoints))  # if rejected: asking again would change nothing
                 published = seen.digest
             complaint = seen.problem
