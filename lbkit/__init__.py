@@ -31,6 +31,7 @@ from lbkit.errors import (
     NotSupportedError,
     OversizedDataError,
     PluginError,
+    RegistrationError,
     ResolverError,
     RpcError,
     ServiceConfigError,
@@ -50,13 +51,16 @@ from lbkit.limits import Counters, Limits
 from lbkit.metadata import Metadata, MutableMetadata
 from lbkit.picking import QUEUE, Drop, Fail, Outcome, Picked, Picker
 from lbkit.processes import serve
-from lbkit.resolution import Resolution, Verdict
-from lbkit.resolver import Resolver, Sink, Target, resolver
+from lbkit.registrar import Instance, Registrar, registrar
+from lbkit.registration import Registration, RegistrationState
+from lbkit.resolution import Discovery, Resolution, Verdict
+from lbkit.resolver import Resolver, Sink, resolver
 from lbkit.retry import RetryBudget
 from lbkit.security import Tls, tls
 from lbkit.server import Server
 from lbkit.service import BlockingContext, ServerInterceptor, ServicerContext, current_call
 from lbkit.status import Status, StatusCode
+from lbkit.target import Target
 
 __all__ = [
     "EOF",
@@ -87,6 +91,7 @@ __all__ = [
     "Counters",
     "CrashLoopError",
     "CredentialsContext",
+    "Discovery",
     "Drop",
     "DuplicatePluginError",
     "Endpoint",
@@ -95,6 +100,7 @@ __all__ = [
     "Fail",
     "ForeignLoopError",
     "ForkedError",
+    "Instance",
     "Limits",
     "Metadata",
     "MetadataError",
@@ -105,6 +111,10 @@ __all__ = [
     "Picked",
     "Picker",
     "PluginError",
+    "Registrar",
+    "Registration",
+    "RegistrationError",
+    "RegistrationState",
     "Resolution",
     "Resolver",
     "ResolverError",
@@ -139,6 +149,7 @@ __all__ = [
     "compressor",
     "current_call",
     "detached",
+    "registrar",
     "resolver",
     "serve",
     "tls",

@@ -9,6 +9,7 @@
         - ``ForkedError``: it was made before this process was forked
     - ``ConnectError``: one attempt to reach a backend failed
     - ``ResolverError``: a resolver has no answer that can be used
+    - ``RegistrationError``: a server cannot be registered
     - ``TargetError``: a target cannot be understood (also a ValueError)
     - ``AddressError``: an address or endpoint is not valid (also a ValueError)
     - ``ServiceConfigError``: a service config is wrong; says where (also a ValueError)
@@ -143,6 +144,19 @@ class ConnectError(Error):
 
 class ResolverError(Error):
     """A resolver has no answer that can be used; it backs off and tries again."""
+
+
+class RegistrationError(Error):
+    """A server cannot be registered, or is not any more; the text says why.
+
+    Args:
+        text: why, and what to do.
+        wait_s: seconds after which it makes sense to try again, where that is longer than the registrar's back-off.
+    """
+
+    def __init__(self, text: str = "", *, wait_s: float | None = None) -> None:
+        super().__init__(text)
+        self.wait_s = wait_s
 
 
 class TargetError(Error, ValueError):

@@ -35,6 +35,8 @@ from lbkit.transport.setup import ConnectionSetup, MaxAge
 
 if TYPE_CHECKING:
     from lbkit.dispatch.intercepted import InterceptedHandlers
+    from lbkit.registrar import Instance, Registrar
+    from lbkit.registration import Registration, Registrations
     from lbkit.transport.tls_context import Contexts
 
 _log = logging.getLogger("lbkit.server")
@@ -158,6 +160,7 @@ class Server(AioServer):
         self._stopped: asyncio.Event | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._on_stopping: list[Callable[[], object]] = []
+        self._registrations: Registrations | None = None  # of most servers there are none
         self.number = servers.add(self)
 
     @property
@@ -341,8 +344,45 @@ class Server(AioServer):
                 await serve(sock, accepting(loop, make, contexts), shared=sock in self._shared)
             )
 
+    async def register(
+        self, target: str | Registrar, instance: Instance | None = None, *, propagation: float = 2.0
+    ) -> Registration:
+        """Have clients find this server through a registry, until it stops. Call it once started.
+
+        It returns at once: the server serves whether the registry is up or not, and is registered as soon as it can be.
+        ``stop`` takes the record back before it tells any client, and waits until they have heard of it.
+
+        Args:
+            target: the registry and the name, like ``etcd://127.0.0.1:2379/greeter``.
+            instance: what to tell clients; its address, or port 0 in it, may be left for the server to fill in with what
+                it is bound to.
+            propagation: seconds that clients get to hear that it leaves, while it still takes calls; only with a grace.
+
+        Raises:
+            RuntimeError: the server has not been started, or has stopped.
+            ValueError: ``propagation`` is no time.
+            TargetError, UnknownPluginError: the target cannot be understood.
+            RegistrationError: there is no address that clients could use.
+        """
+        if self._dispatcher is None or self._stops or self._draining:
+            raise RuntimeError(
+                "register() before start(), or after stop(); only who serves can be registered"
+            )
+        if self._registrations is None:
+            from lbkit.registration import Registrations  # few servers need it
+
+            self._registrations = Registrations()
+        sock = next((each for each in self._sockets if each.family != socket.AF_UNIX), None)
+        registration = self._registrations.add(
+            target, instance, sock, secure=sock in self._contexts, propagation=propagation
+        )
+        registration.start()
+        return registration
+
     async def stop(self, grace: float | None = None) -> None:
         """Stop: take no new connections and calls, let running calls finish, then end what is left.
+
+        Who is registered leaves the registries first, and goes on serving for as long as clients may not know it.
 
         Args:
             grace: seconds that running calls get; None or 0 cancels them at once. A second, shorter call while
@@ -353,11 +393,16 @@ class Server(AioServer):
                 sock.close()
             self._remove_files()
             return
-        # A task of its own: a handler may ask for it, and is ended by it; and who waits for it may give up.
+        await asyncio.shield(self._begin_stop(grace))
+
+    def _begin_stop(self, grace: float | None) -> asyncio.Task[None]:
+        """Stop, in a task of its own: a handler may ask for it, and is ended by it; and who waits may give up."""
+        if self._stops and self._registrations is not None:
+            self._registrations.hurry()
         task = asyncio.get_running_loop().create_task(self._stop(grace))
         self._stops.add(task)
         task.add_done_callback(self._stops.discard)
-        await asyncio.shield(task)
+        return task
 
     async def _stop(self, grace: float | None) -> None:
         callbacks, self._on_stopping = self._on_stopping, []
@@ -366,6 +411,8 @@ class Server(AioServer):
                 callback()
             except Exception:  # a stranger's: the server stops all the same
                 _log.exception("an on_stopping callback raised")
+        if self._registrations is not None:
+            await self._registrations.leave(patient=bool(grace))
         for listener in self._listeners:
             listener.close()
         self._remove_files()
@@ -397,17 +444,32 @@ class Server(AioServer):
         return False
 
     @asynccontextmanager
-    async def serving(self, *addresses: str, grace: float = 5.0) -> AsyncIterator[Server]:
+    async def serving(
+        self,
+        *addresses: str,
+        grace: float = 5.0,
+        register: str | Registrar | None = None,
+        instance: Instance | None = None,
+        propagation: float = 2.0,
+    ) -> AsyncIterator[Server]:
         """Bind, start, and stop gracefully at the end of the block, or on SIGINT and SIGTERM.
 
         Args:
             addresses: as for ``bind``.
             grace: seconds that running calls get at the end.
+            register: a registry and a name, through which clients find the server.
+            instance: as for the method ``register``.
+            propagation: as for the method ``register``.
+
+        Raises:
+            AddressError, OSError, RuntimeError: as ``bind`` and ``start``; and what ``register`` raises.
         """
         try:
             for address in addresses:
                 self.bind(address)
             await self.start()
+            if register is not None:
+                await self.register(register, instance, propagation=propagation)
         except BaseException:  # cancelled too: no socket is left behind
             await self.stop()
             raise
@@ -423,16 +485,16 @@ class Server(AioServer):
             for number in signals:
                 loop.remove_signal_handler(number)
             if self._stopping is not None:
-                await self._stopping
+                await asyncio.gather(self._stopping, *self._stops)
             else:
                 await self.stop(grace)
 
     def _stop_on_signal(self, grace: float) -> None:
         """Drain on the first signal; end at once on the second."""
-        loop = asyncio.get_running_loop()
         if self._stopping is None:
-            self._stopping = loop.create_task(self.stop(grace))
+            self._stopping = self._begin_stop(grace)
         else:
+            self._begin_stop(None)
             for connection in list(self._connections):
                 connection.abort("the server was stopped")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lbkit.registrar import Instance, Registrar
     from lbkit.security import Tls
 
 
@@ -17,6 +18,9 @@ def serve(
     tls: Tls | None = None,
     start_timeout: float = 60.0,
     ready: Callable[[Sequence[str]], object] = lambda _: None,
+    register: str | Registrar | None = None,
+    instance: Instance | None = None,
+    propagation: float = 2.0,
 ) -> None:
     """Serve with several processes on the same addresses until SIGTERM or SIGINT, and then until calls are over.
 
@@ -35,6 +39,10 @@ def serve(
         tls: as for ``Server.bind``.
         start_timeout: seconds that a worker may take until it serves.
         ready: called with the addresses, ports filled in, when all workers serve for the first time.
+        register: a registry and a name, through which clients find the service: one record for all workers, from when
+            they serve until they are to stop.
+        instance: as for ``Server.register``.
+        propagation: as for ``Server.register``.
 
     Raises:
         AddressError: an address cannot be read.
@@ -42,8 +50,20 @@ def serve(
         ValueError, TypeError: there is no address, a number makes no sense, or ``make_server`` cannot be found by
             another process.
         RuntimeError: this is not the main thread, an event loop runs in it, or it is a worker already.
+        TargetError, UnknownPluginError, RegistrationError: the server could not be registered like this.
         CrashLoopError: workers cannot be kept running; those that did have been stopped.
     """
     from lbkit.processes.serving import supervise  # few programs need it
 
-    supervise(make_server, addresses, workers, grace, tls, start_timeout, ready)
+    supervise(
+        make_server,
+        addresses,
+        workers,
+        grace,
+        tls,
+        start_timeout,
+        ready,
+        register,
+        instance,
+        propagation,
+    )

@@ -18,11 +18,13 @@ from lbkit.address import Address
 from lbkit.backoff import Backoff, BackoffPolicy
 from lbkit.processes import child
 from lbkit.processes.supervisor import Supervisor
+from lbkit.registration import Registrations
 from lbkit.transport.server import file_of, listen, port_of, remove_file
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
+    from lbkit.registrar import Instance, Registrar
     from lbkit.security import Tls
 
 _MAX_LOSSES = 5  # within a minute, and one more for each worker
@@ -37,6 +39,9 @@ def supervise(
     tls: Tls | None,
     start_timeout: float,
     ready: Callable[[Sequence[str]], object],
+    register: str | Registrar | None,
+    instance: Instance | None,
+    propagation: float,
 ) -> None:
     """Do what ``lbkit.serve`` says; arguments and errors are its own."""
     name = make_server if isinstance(make_server, str) else _checked(make_server)
@@ -50,9 +55,13 @@ def supervise(
         raise ValueError(f"make_server={name!r}: it must be like 'package.module:function'")
     _check_process()
     sockets: list[socket.socket] = []
+    registrations = Registrations()
     try:
         sockets.extend(listen(Address.parse(address)) for address in addresses)
         where = [_told(address, sock) for address, sock in zip(addresses, sockets, strict=True)]
+        if register is not None:
+            sock = next((each for each in sockets if each.family != socket.AF_UNIX), None)
+            registrations.add(register, instance, sock, secure=tls is not None, propagation=propagation)
         asyncio.run(
             _run(
                 lambda serves, exited: _Process((name, sockets, tls, grace), serves, exited),
@@ -60,6 +69,7 @@ def supervise(
                 grace,
                 start_timeout,
                 lambda: ready(where),
+                registrations,
             )
         )
     finally:
@@ -76,8 +86,27 @@ async def _run(
     grace: float,
     start_timeout: float,
     ready: Callable[[], object],
+    registrations: Registrations,
 ) -> None:
     loop = asyncio.get_running_loop()
+    leaving: list[asyncio.Task[None]] = []
+
+    def serving() -> None:
+        registrations.start()
+        ready()
+
+    async def leave() -> None:
+        await registrations.leave(patient=grace > 0)
+        supervisor.stop()
+
+    def stop() -> None:
+        """Leave the registries, then stop the workers; told again, wait for nobody."""
+        if not leaving:
+            leaving.append(loop.create_task(leave()))
+        else:
+            registrations.hurry()
+            leaving[0].add_done_callback(lambda _: supervisor.stop())
+
     supervisor = Supervisor(
         start,
         count,
@@ -85,11 +114,11 @@ async def _run(
         start_timeout=start_timeout,
         max_losses=_MAX_LOSSES + count,
         backoff=Backoff(_BACKOFF, random_module.Random()),
-        ready=ready,
+        ready=serving,
     )
     handlers: dict[signal.Signals, Callable[[], None]] = {
-        signal.SIGTERM: supervisor.stop,
-        signal.SIGINT: supervisor.stop,
+        signal.SIGTERM: stop,
+        signal.SIGINT: stop,
         signal.SIGHUP: supervisor.renew,
         signal.SIGTTIN: lambda: supervisor.resize(1),
         signal.SIGTTOU: lambda: supervisor.resize(-1),
@@ -99,6 +128,7 @@ async def _run(
     try:
         await supervisor.run()
     finally:
+        await registrations.leave(patient=False)  # once more, where all workers were lost
         for number in handlers:
             loop.remove_signal_handler(number)
 

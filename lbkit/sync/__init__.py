@@ -12,6 +12,7 @@ from lbkit.sync.multicallable import (
     UnaryStreamMultiCallable,
     UnaryUnaryMultiCallable,
 )
+from lbkit.sync.registration import Registration
 from lbkit.sync.server import Server
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Channel",
     "FutureCancelledError",
     "FutureTimeoutError",
+    "Registration",
     "ResponseCall",
     "ResponseIterator",
     "Server",

@@ -13,9 +13,12 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from lbkit.limits import Counters
+from lbkit.registrar import Instance, Registrar
 from lbkit.server import Server as AsyncServer
-from lbkit.sync.foreign import BlockingServer, register
+from lbkit.sync.foreign import BlockingServer
+from lbkit.sync.foreign import register as register_with_grpcio
 from lbkit.sync.loop_thread import LoopThread, acquire, check_thread, immediate
+from lbkit.sync.registration import Registration
 
 _log = logging.getLogger("lbkit.sync")
 
@@ -31,7 +34,7 @@ class Server(BlockingServer):
     """
 
     def __init__(self, **options: Any) -> None:
-        register(Server=Server)
+        register_with_grpcio(Server=Server)
         self._core = AsyncServer(**options)
         self._thread: LoopThread | None = None  # from start() on
         self._stopped = threading.Event()
@@ -86,6 +89,21 @@ class Server(BlockingServer):
             raise
         self._thread = thread
 
+    def register(
+        self, target: str | Registrar, instance: Instance | None = None, *, propagation: float = 2.0
+    ) -> Registration:
+        """Have clients find this server through a registry, until it stops. As ``lbkit.Server.register``.
+
+        Raises:
+            RuntimeError, ValueError, TargetError, UnknownPluginError, RegistrationError: as there.
+            UsageError: called on the loop's own thread.
+        """
+        check_thread()
+        if self._thread is None:
+            raise RuntimeError("register() before start(); only who serves can be registered")
+        work = self._core.register(target, instance, propagation=propagation)
+        return Registration._of(self._thread.run(work), self._thread)
+
     def stop(self, grace: float | None = None) -> threading.Event:
         """Stop: take no new connections and calls, let running calls finish, then end what is left. Does not wait.
 
@@ -121,7 +139,14 @@ class Server(BlockingServer):
         return not self._stopped.wait(timeout)
 
     @contextmanager
-    def serving(self, *addresses: str, grace: float = 5.0) -> Generator[Server, None, None]:
+    def serving(
+        self,
+        *addresses: str,
+        grace: float = 5.0,
+        register: str | Registrar | None = None,
+        instance: Instance | None = None,
+        propagation: float = 2.0,
+    ) -> Generator[Server, None, None]:
         """Bind, start, and stop gracefully at the end of the block.
 
         In the main thread SIGINT and SIGTERM stop it, too, so that ``wait_for_termination`` in the block returns; a
@@ -130,13 +155,18 @@ class Server(BlockingServer):
         Args:
             addresses: as for ``bind``.
             grace: seconds that running calls get at the end.
+            register: a registry and a name, through which clients find the server.
+            instance: as for the method ``register``.
+            propagation: as for the method ``register``.
         """
         try:
             for address in addresses:
                 self.bind(address)
             self.start()
+            if register is not None:
+                self.register(register, instance, propagation=propagation)
         except BaseException:
-            self.stop()
+            self.stop().wait()
             raise
         before = self._take_signals(grace)
         try:

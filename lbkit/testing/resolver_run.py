@@ -10,11 +10,11 @@ from contextlib import suppress
 from lbkit.address import Endpoint
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
 from lbkit.resolver import Resolver, Sink
+from lbkit.testing import making
 from lbkit.testing.conformance import ConformanceError, History, complain
 
 RULES: Mapping[str, str] = {
-    "constructor": "making a resolver needs no event loop, does no I/O and is quick",
-    "parameters": "a query parameter that the resolver does not know is refused with a TargetError or an AddressError",
+    **making.RULES,
     "answers": "run() gives an answer where there is one to be had",
     "valid": "an answer is a Resolution with a tuple of distinct Endpoints",
     "expected": "the answer is the one that the test expects",

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import cast
 
 from lbkit.address import Endpoint
-from lbkit.errors import AddressError, TargetError
+from lbkit.errors import TargetError
 from lbkit.resolution import Resolution
 from lbkit.resolver import (
     FunctionResolver,
     ResolveFunction,
     Resolver,
     ResolverFactory,
-    Target,
     make_resolver,
     registry,
 )
-from lbkit.testing.leaks import Snapshot, noting_io, without_loop
+from lbkit.target import Target
+from lbkit.testing.leaks import Snapshot
+from lbkit.testing.making import UNKNOWN, check_constructor, check_parameters_of
 from lbkit.testing.resolver_run import REJECTED, InspectingSink, Inspector, Running
 
-_QUICK_S = 0.1
-_UNKNOWN = "no-such-parameter=1"
 _ROUNDS = 3  # how often a resolver that polls is asked again
 _LINGER_S = 0.3  # for a resolver that may loop to show it
 
@@ -39,7 +37,7 @@ async def check_resolver(
     lookups: Callable[[], int] | None = None,
     per_second: int = 20,
     patience: float = 5.0,
-    unknown_parameter: str = _UNKNOWN,
+    unknown_parameter: str = UNKNOWN,
 ) -> None:
     """Run a resolver through its life, and fail at the first rule of the contract that it breaks.
 
@@ -129,35 +127,12 @@ class _Check:
         broken = self._inspector.broken
         if not isinstance(self._resolver, Resolver):
             broken("constructor", f"{self._resolver!r} is no lbkit.Resolver")
-        took: list[float] = []
-        for _ in range(3):
-            began = time.perf_counter()
-            done: list[str] = []
-            try:
-                with noting_io(done):
-                    without_loop(lambda: self._make(self._text))
-            except Exception as error:  # a stranger's code
-                broken("constructor", f"outside an event loop it raised {error!r}")
-            took.append(time.perf_counter() - began)
-            if done:
-                broken("constructor", f"it did {done[0]}")
-        if min(took) > _QUICK_S:
-            broken("constructor", f"it took {min(took):.2f} s")
+        check_constructor(self._make, self._text, broken)
         self._inspector.look()
 
     def refuse(self, parameter: str) -> None:
         """Make one with a parameter that nobody knows."""
-        if not parameter:
-            return
-        text = f"{self._text}{'&' if '?' in self._text else '?'}{parameter}"
-        try:
-            self._make(text)
-        except (TargetError, AddressError):
-            return
-        except Exception as error:  # a stranger's code
-            self._inspector.broken("parameters", f"for {text} it raised {error!r}")
-        else:
-            self._inspector.broken("parameters", f"{text} was accepted")
+        check_parameters_of(self._make, self._text, parameter, self._inspector.broken)
         self._inspector.look()
 
     async def first_run(self, expect: Iterable[str | Endpoint] | None) -> Resolution:

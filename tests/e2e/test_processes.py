@@ -19,6 +19,7 @@ import pytest
 import lbkit
 from lbkit import StatusCode
 from lbkit.processes import serving
+from lbkit.testing import registry
 from tests.faults.uids import Ledger, check, read
 from tests.support.protos import helloworld_pb2, kinds_pb2
 from tests.support.servers import PATIENCE_S, QUICK, Item, unary, until
@@ -300,6 +301,24 @@ async def test_command_serves_a_function_by_its_name(name: str, tmp_path: Path) 
         assert not alive_socket(tmp_path)
 
 
+async def test_all_workers_are_one_record_which_is_gone_before_they_stop() -> None:
+    async with registry() as listed:
+        arguments = ("--bind", "0.0.0.0:0", "--workers", "2", "--quiet", "--register", listed.target("app"))
+        async with program("lbkit", "serve", f"{APP}:make_server", *arguments) as running:
+            port = running.address.rpartition(":")[2]
+            await eventually(lambda: list(listed.items("app/")) == [f"app/127.0.0.1:{port}".encode()])
+            async with lbkit.Channel(listed.target("app")) as channel:
+                call = unary(channel)(Item(text="slow", number=600), timeout=PATIENCE_S)
+                await until(lambda: channel.subchannels() and channel.subchannels()[0].in_flight)
+                running.signal(signal.SIGTERM)
+                await eventually(lambda: not listed.items("app/"))
+                assert len(running.workers()) == 2  # clients have two seconds to hear of it
+                running.signal(signal.SIGTERM)  # or not
+                with pytest.raises(lbkit.RpcError):
+                    await call
+            assert await running.end() == (0, f"{APP}:make_server has stopped\n")
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     [
@@ -336,6 +355,8 @@ def test_what_makes_no_sense_is_refused_before_anything_starts() -> None:
     refused(ValueError, "workers >= 1", workers=0)
     refused(ValueError, "grace >= 0", grace=-1.0)
     refused(lbkit.AddressError, "nowhere", addresses=("nowhere",))
+    refused(lbkit.UnknownPluginError, "Did you mean 'etcd'", register="ectd://127.0.0.1/app")
+    refused(ValueError, "propagation=-1", register="etcd://127.0.0.1/app", propagation=-1.0)
 
 
 async def test_serve_inside_an_event_loop_is_refused() -> None:
@@ -351,7 +372,7 @@ def test_function_of_an_interactive_program_is_refused(monkeypatch: pytest.Monke
     def make() -> None: ...
 
     make.__module__ = "__main__"
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     with pytest.raises(TypeError, match="interactive program; make it a function of a module"):
         serving._checked(make)
 

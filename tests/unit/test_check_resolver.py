@@ -16,7 +16,8 @@ import pytest
 from lbkit.address import Endpoint
 from lbkit.errors import ResolverError, TargetError, UnknownPluginError
 from lbkit.resolution import Resolution
-from lbkit.resolver import Resolver, Sink, Target
+from lbkit.resolver import Resolver, Sink
+from lbkit.target import Target
 from lbkit.testing import ConformanceError, check_resolver, virtual_time
 from lbkit.testing.resolver_run import RULES
 
