@@ -9,14 +9,14 @@ export PYTHON PYTEST_ARGS
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-7s%s\n' "$$name" "$$text"; done
 
-demo: $(VENV)/.installed-cli ## four backends and a client: weights, a download, and one is killed, one joins, one drains
+demo: $(VENV)/.installed-cli ## a registry, four backends, a client: weights, a download; one is killed, one joins, one drains, the registry dies
 	@$(BIN)/lbkit demo
 
 test: $(VENV)/.installed-test ## lint, types, import contracts, tests; PYTEST_ARGS='-k name' narrows the last
 	@scripts/test
 
 soak: $(VENV)/.installed-test ## long runs: faults and leaks
-	@$(BIN)/python -m pytest -m soak --timeout=900 -s tests/faults
+	@$(BIN)/python -m pytest -m soak --timeout=900 -s tests/faults tests/interop
 
 lint: $(VENV)/.installed-test ## ruff and the import contracts
 	@scripts/check ruff format imports

@@ -45,6 +45,23 @@ def nghttp2(program: str) -> list[str]:
     return ["env", f"LD_LIBRARY_PATH={libraries}", str(binary)]
 
 
+def server(program: str) -> list[str]:
+    """The command of ``etcd``, ``etcdctl``, ``consul``, ``kubectl``, ``knotd``, ``knotc``, ``knsupdate`` or ``kdig``: the one in .cache, whose version is known.
+
+    Raises:
+        Missing: it is not there.
+    """
+    folder = {"etcdctl": "etcd", "knotd": "knot", "knotc": "knot", "knsupdate": "knot", "kdig": "knot"}.get(
+        program, program
+    )
+    unpacked = CACHE / folder
+    for binaries in ("usr/bin", "usr/sbin"):
+        if (binary := unpacked / binaries / program).exists():
+            libraries = ":".join(str(each) for each in sorted((unpacked / "usr" / "lib").glob("*-linux-*")))
+            return ["env", f"LD_LIBRARY_PATH={libraries}", str(binary)] if libraries else [str(binary)]
+    raise Missing(f"{program} is not in {unpacked}: {CURE}")
+
+
 def needed(find: Callable[[], list[str]]) -> list[str]:
     """A command, for a test: what is missing is a failure in CI, and skips the test elsewhere."""
     import pytest  # the peers, which are no tests, do without it
