@@ -12,8 +12,8 @@ import pytest
 
 from lbkit.errors import ResolverError
 from lbkit.resolution import ACCEPTED, Resolution, Verdict
-from lbkit.resolver import Target
 from lbkit.resolving import ResolverHost
+from lbkit.target import Target
 from lbkit_resolvers.dns import DnsResolver, System
 from lbkit_resolvers.dns.answers import Found, NoSuchNameError
 from lbkit_resolvers.dns.hosts import HostsFile
@@ -37,11 +37,15 @@ class World:
         self.times: list[float] = []
         self.answer: Found | Exception = Found(("10.0.0.1",), 300.0)
         self.updates: list[list[str]] = []
+        self.resolutions: list[Resolution] = []
         self.errors: list[str] = []
         self.verdict = ACCEPTED
         self.host: Any = None
 
     async def ask(self, name: str, kind: str) -> Found:
+        if kind == "TXT":
+            assert name == "_grpc_config.backend"
+            return Found(('grpc_config=[{"serviceConfig": {}}]',), 1.0)
         if kind == "AAAA":
             return Found((), 1e9)
         self.times.append(round(asyncio.get_running_loop().time(), 3))
@@ -50,6 +54,7 @@ class World:
         return self.answer
 
     def update(self, resolution: Resolution) -> Verdict:
+        self.resolutions.append(resolution)
         self.updates.append([str(endpoint) for endpoint in resolution.endpoints])
         return self.verdict
 
@@ -189,6 +194,58 @@ async def test_rejected_answer_backs_off(world: World) -> None:
     assert world.times == [0, 1, 2.6]
 
 
+@virtual("backend:80?hold=60s")
+async def test_address_that_is_missing_is_held(world: World) -> None:
+    world.answer = Found(("10.0.0.1", "10.0.0.2"), 300.0)
+    await asyncio.sleep(1)
+    world.answer = Found(("10.0.0.1",), 300.0)
+    await asyncio.sleep(88)
+    assert world.updates == [["10.0.0.1:80", "10.0.0.2:80"]]
+    await asyncio.sleep(2)
+    assert world.updates[1:] == [["10.0.0.1:80"]]
+    assert world.times == [0, 30, 60, 90]
+
+
+@virtual("backend:80?hold=45s&refresh=off")
+async def test_held_address_goes_when_it_is_time(world: World) -> None:
+    world.answer = Found(("10.0.0.1", "10.0.0.2"), 300.0)
+    await asyncio.sleep(1)
+    world.answer = Found(("10.0.0.1",), 300.0)
+    world.host.want()
+    await asyncio.sleep(100)
+    assert world.times == [0, 30, 75]
+    assert world.updates[1:] == [["10.0.0.1:80"]]
+
+
+@virtual("backend:80?hold=45s")
+async def test_what_is_held_too_long_for_want_of_an_answer_makes_no_haste(world: World) -> None:
+    world.answer = Found(("10.0.0.1", "10.0.0.2"), 300.0)
+    await asyncio.sleep(1)
+    world.answer = Found(("10.0.0.1",), 300.0)
+    await asyncio.sleep(30)
+    world.answer = NoSuchNameError("no such name")
+    await asyncio.sleep(130)
+    assert world.times == [0, 30, 60, 75, 105, 135]
+    assert world.updates == [["10.0.0.1:80", "10.0.0.2:80"]]
+
+
+@virtual("backend:80?txt=on")
+async def test_service_config_comes_with_the_addresses(world: World) -> None:
+    await asyncio.sleep(100)
+    assert [each.service_config for each in world.resolutions] == [{}]
+    assert world.updates == [["10.0.0.1:80"]]
+
+
+@virtual("backend:80")
+async def test_answer_says_where_it_comes_from(world: World) -> None:
+    world.answer = Found(("10.0.0.1",), 300.0, "10.0.0.53:53")
+    await asyncio.sleep(1)
+    assert [each.source for each in world.resolutions] == ["dns 10.0.0.53:53, TTL 300 s"]
+    world.answer = Found(("10.0.0.1",), 30.0, "10.0.0.54:53")
+    await asyncio.sleep(60)
+    assert len(world.resolutions) == 1  # which is no change
+
+
 async def refreshes(text: str, seed: int) -> float | None:
     """Return the refresh that one look-up waits for."""
     sink = FakeSink()
@@ -217,13 +274,24 @@ async def test_refresh_is_never_less_than_a_second() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("10.0.0.1", "10.0.0.1:443"), ("[::1]:80?family=6", "[::1]:80"), ("10.0.0.1:80", "10.0.0.1:80")],
+    [("10.0.0.1?txt=on", "10.0.0.1:443"), ("[::1]:80?family=6", "[::1]:80"), ("10.0.0.1:80", "10.0.0.1:80")],
 )
 async def test_literal_is_answered_once_without_a_look_up(text: str, expected: str) -> None:
     sink = FakeSink()
     await resolver_of(text).run(sink)
     assert sink.addresses == [[expected]]
+    assert sink.answers[0].source == "the target itself"
     assert not sink.waits
+
+
+async def test_localhost_is_one_backend_with_two_addresses() -> None:
+    sink = FakeSink()
+    task = asyncio.create_task(resolver_of("localhost:80?txt=on").run(sink))
+    await until(lambda: sink.answers)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert sink.addresses == [["127.0.0.1:80+[::1]:80"]]
+    assert sink.answers[0].source == "this machine (/nonexistent/hosts)"
 
 
 # Hosts file
@@ -290,5 +358,6 @@ async def test_hosts_file_comes_before_dns(tmp_path: Path) -> None:
     sink.ask()
     await until(lambda: len(sink.answers) == 2)
     assert sink.addresses[1] == ["10.0.0.1:80"]
+    assert sink.answers[1].source == f"this machine ({path})"
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from math import inf
 
 import pytest
 
@@ -11,6 +12,7 @@ from lbkit.address import Endpoint
 from lbkit.errors import ResolverError
 from lbkit_resolvers.dns.answers import Found, NoSuchNameError
 from lbkit_resolvers.dns.services import Service
+from lbkit_resolvers.static import ip_version
 
 NAME = "_grpc._tcp.backend.example"
 
@@ -33,7 +35,8 @@ class Names:
         said = self.hosts.get(name, NoSuchNameError(f"no {name}"))
         if isinstance(said, Exception):
             raise said
-        return Found(tuple(said.split()) if kind == "A" else (), self.ttl_s)
+        version = {"A": 4, "AAAA": 6}[kind]
+        return Found(tuple(each for each in said.split() if ip_version(each) == version), self.ttl_s)
 
 
 def service() -> Service:
@@ -41,8 +44,8 @@ def service() -> Service:
 
 
 async def endpoints(names: Names, asking: Service | None = None) -> list[tuple[str, float]]:
-    found, _ = await (asking or service()).look_up(names.ask)
-    return [(str(each), each.weight) for each in found]
+    found = await (asking or service()).look_up(names.ask, 0.0)
+    return [(str(each), each.weight) for each in found.endpoints]
 
 
 async def test_hosts_ports_and_weights_come_from_the_records() -> None:
@@ -58,11 +61,44 @@ async def test_order_of_the_records_does_not_matter() -> None:
 
 async def test_addresses_of_a_host_divide_its_weight() -> None:
     names = Names("10 30 1 a.", "10 0 1 b.", a="10.0.0.1 10.0.0.2 10.0.0.3", b="10.0.0.4")
-    found, _ = await service().look_up(names.ask)
-    assert found == (
-        Endpoint("10.0.0.4:1"),
-        *(Endpoint(f"10.0.0.{number}:1", weight=10) for number in (1, 2, 3)),
-    )
+    assert await endpoints(names) == [
+        ("10.0.0.4:1", 1),
+        *((f"10.0.0.{number}:1", 10) for number in (1, 2, 3)),
+    ]
+
+
+async def test_one_address_of_each_family_is_one_backend() -> None:
+    names = Names("10 30 1 a.", "10 30 1 b.", a="10.0.0.1 2001:db8::1", b="10.0.0.2 10.0.0.3 2001:db8::2")
+    assert await endpoints(names) == [
+        ("10.0.0.1:1+[2001:db8::1]:1", 30),
+        ("10.0.0.2:1", 10),
+        ("[2001:db8::2]:1", 10),
+        ("10.0.0.3:1", 10),
+    ]
+
+
+async def test_priority_is_an_attribute() -> None:
+    found = await service().look_up(Names("10 30 1 a.", a="10.0.0.1").ask, 0.0)
+    assert found.endpoints == (Endpoint("10.0.0.1:1", weight=30, metadata={"priority": "10"}),)
+
+
+async def test_every_priority_counts_where_that_is_asked_for() -> None:
+    names = Names("20 5 2 b.", "10 1 1 a.", "30 1 3 c.", a="10.0.0.1", b="10.0.0.2")
+    found = await Service(NAME, (4, 6), 2.0, every_priority=True).look_up(names.ask, 0.0)
+    assert [(str(each), each.weight, each.metadata["priority"]) for each in found.endpoints] == [
+        ("10.0.0.1:1", 1, "10"),
+        ("10.0.0.2:2", 5, "20"),
+    ]
+
+
+async def test_backend_that_is_named_twice_counts_once() -> None:
+    names = Names("10 1 1 a.", "10 2 1 b.", "10 3 1 a.", a="10.0.0.1", b="10.0.0.1")
+    assert await endpoints(names) == [("10.0.0.1:1", 2)]
+
+
+async def test_port_0_is_passed_over() -> None:
+    names = Names("10 1 0 a.", "10 1 1 b.", a="10.0.0.1", b="10.0.0.2")
+    assert await endpoints(names) == [("10.0.0.2:1", 1)]
 
 
 async def test_best_priority_that_has_addresses_counts() -> None:
@@ -77,16 +113,26 @@ async def test_host_of_a_dot_means_not_offered() -> None:
 
 async def test_shortest_ttl_counts() -> None:
     names = Names("10 1 1 a.", a="10.0.0.1")
-    assert (await service().look_up(names.ask))[1] == 120
+    assert (await service().look_up(names.ask, 0.0)).ttl_s == 120
     names.ttl_s = 7
-    assert (await service().look_up(names.ask))[1] == 7
+    assert (await service().look_up(names.ask, 0.0)).ttl_s == 7
 
 
-async def test_number_of_hosts_is_limited() -> None:
+async def test_number_of_hosts_is_limited(caplog: pytest.LogCaptureFixture) -> None:
     names = Names(
         *(f"1 1 {port} h{port}." for port in range(1, 101)), **{f"h{n}": "10.0.0.1" for n in range(101)}
     )
-    assert len(await endpoints(names)) == 64
+    asking = service()
+    with caplog.at_level(logging.WARNING, logger="lbkit.resolver"):
+        assert len(await endpoints(names, asking)) == 64
+        assert len(await endpoints(names, asking)) == 64
+        everything, names.services = names.services, names.services[:64]
+        await endpoints(names, asking)
+        names.services = everything
+        await endpoints(names, asking)
+    assert [record.message for record in caplog.records] == [
+        f"{NAME}: 100 SRV records, of which the first 64 are used"
+    ] * 2
 
 
 async def test_host_that_fails_keeps_its_addresses() -> None:
@@ -118,7 +164,7 @@ async def test_failing_host_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
         await endpoints(names, asking)
         names.hosts["b"] = ResolverError("SERVFAIL")
         await endpoints(names, asking)
-    assert [record.message for record in caplog.records] == [f"one host of {NAME}: SERVFAIL"] * 2
+    assert [record.message for record in caplog.records] == [f"{NAME}: one host of it: SERVFAIL"] * 2
 
 
 async def test_failure_of_all_hosts_is_a_failure() -> None:
@@ -129,3 +175,24 @@ async def test_failure_of_all_hosts_is_a_failure() -> None:
 
 async def test_hosts_without_addresses_are_an_empty_answer() -> None:
     assert await endpoints(Names("10 1 1 a.", a="")) == []
+
+
+async def test_record_that_is_missing_is_held() -> None:
+    names = Names("10 1 1 a.", "10 1 2 b.", a="10.0.0.1", b="10.0.0.2")
+    asking = Service(NAME, (4, 6), 2.0, 60.0)
+
+    async def at(now_s: float) -> list[str]:
+        return [str(each) for each in (await asking.look_up(names.ask, now_s)).endpoints]
+
+    both = ["10.0.0.1:1", "10.0.0.2:2"]
+    assert await at(0) == both
+    names.services = ("10 1 1 a.",)
+    assert await at(30) == both
+    assert asking.due_s == 90
+    del names.hosts["b"]  # its host may be gone as well
+    assert await at(89) == both
+    assert await at(90) == both[:1]
+    assert asking.due_s == inf
+    names.hosts["a"] = "10.0.0.3"
+    assert await at(100) == ["10.0.0.1:1", "10.0.0.3:1"]
+    assert asking.due_s == 160

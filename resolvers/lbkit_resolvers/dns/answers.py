@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeAlias
 
+from lbkit.address import Endpoint
 from lbkit.errors import ResolverError
 
 
@@ -17,7 +19,27 @@ class Found(NamedTuple):
     Attributes:
         records: the data of the records as text; empty if the name has none of that kind.
         ttl_s: seconds that this holds, those of the shortest-lived record on the way to it.
+        server: who said so, ``host:port``.
     """
 
     records: tuple[str, ...]
     ttl_s: float
+    server: str = ""
+
+
+class Listed(NamedTuple):
+    """The backends that come of it.
+
+    Attributes:
+        endpoints: all of them.
+        ttl_s: seconds that this holds.
+        server: who said so, ``host:port``.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    ttl_s: float
+    server: str
+
+
+# Looks up the records of one kind of a name.
+Ask: TypeAlias = Callable[[str, str], Awaitable[Found]]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from ipaddress import ip_address
 from itertools import chain, zip_longest
-from typing import TypeAlias
 
 from lbkit.errors import ResolverError
-from lbkit_resolvers.dns.answers import Found, NoSuchNameError
-
-Ask: TypeAlias = Callable[[str, str], Awaitable[Found]]
+from lbkit_resolvers.dns.answers import Ask, Found, NoSuchNameError
+from lbkit_resolvers.dns.hold import Hold
+from lbkit_resolvers.static import ip_version
 
 KINDS = {4: "A", 6: "AAAA"}
 
@@ -27,16 +26,23 @@ class Families:
         versions: 4, 6 or both.
         grace_s: seconds that the other version gets when one has addresses: a name server or firewall that
             swallows one kind of question must not hold up the other.
+        hold_s: seconds that an address is kept after it was first missing.
     """
 
-    def __init__(self, name: str, versions: tuple[int, ...], grace_s: float) -> None:
+    def __init__(self, name: str, versions: tuple[int, ...], grace_s: float, hold_s: float = 0.0) -> None:
         self.name = name
         self._versions = versions
         self._grace_s = grace_s
         self._known: dict[int, Found] = {}
+        self._hold: Hold[str, None] = Hold(hold_s)
         self._complaint = ""
 
-    async def look_up(self, ask: Ask) -> Found:
+    @property
+    def due_s(self) -> float:
+        """When the next address that is missing is to go, on the clock of ``look_up``; infinity if none is."""
+        return self._hold.due_s
+
+    async def look_up(self, ask: Ask, now_s: float) -> Found:
         """Return all addresses, in an order that depends on nothing but them; none if all say that there are none.
 
         A version that could not be had, while the other could, keeps its last good addresses.
@@ -57,7 +63,9 @@ class Families:
             elif isinstance(outcome, NoSuchNameError):  # and yet the other version has it: there are none
                 self._known.pop(version, None)
         ttl_s = min(each.ttl_s for each in found.values())
-        return Found(in_order(record for each in self._known.values() for record in each.records), ttl_s)
+        server = next(iter(found.values())).server
+        seen = {record: None for each in self._known.values() for record in each.records}
+        return Found(in_order(self._hold.keep(seen, now_s)), ttl_s, server)
 
     async def _ask_all(self, ask: Ask) -> Mapping[int, Found | ResolverError]:
         tasks = {
@@ -105,3 +113,13 @@ def in_order(addresses: Iterable[str]) -> tuple[str, ...]:
     known = sorted({(ip.version, int(ip), str(ip)) for ip in map(ip_address, addresses)})
     families = ([text for version, _, text in known if version == wanted] for wanted in (4, 6))
     return tuple(each for each in chain.from_iterable(zip_longest(*families)) if each is not None)
+
+
+def backends_of(addresses: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Tell which addresses of one name belong together: one of each family is one backend with two (gRFC A61).
+
+    Of more addresses nobody can say which of them are the same backend: each is one.
+    """
+    if len(addresses) == 2 and ip_version(addresses[0]) != ip_version(addresses[1]):
+        return (addresses,)
+    return tuple((address,) for address in addresses)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lbkit.address import Address
 from lbkit.errors import AddressError, TargetError
-from lbkit.resolver import Target
+from lbkit.target import Target
 from lbkit_resolvers.static import ip_version
 
 DEFAULT_PORT = 443  # the gRPC naming document's, for plaintext too: grpc users move here with their targets
@@ -43,16 +43,20 @@ def split_host(target: Target) -> tuple[str, int]:
     return address.host, address.port
 
 
-def split_server(target: Target) -> tuple[str, int]:
-    """Return the name server of ``dns://server[:53]/host``.
+def split_servers(target: Target) -> tuple[tuple[str, int], ...]:
+    """Return the name servers of ``dns://server[:53][,server[:53]]/host``.
 
     Raises:
-        TargetError: it is not an IP address.
+        TargetError: one of them is not an IP address.
     """
-    host, port = _split(target.authority, 53)
+    return tuple(_server(target, text) for text in target.authority.split(","))
+
+
+def _server(target: Target, text: str) -> tuple[str, int]:
+    host, port = _split(text, 53)
     if not ip_version(host) or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise TargetError(
-            f"target {target.text!r}: the name server {target.authority!r} must be an IP address, with a port or "
+            f"target {target.text!r}: the name server {text!r} must be an IP address, with a port or "
             f"without; for the system's name servers write dns:///{target.path}"
         )
     return host, int(port)
