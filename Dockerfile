@@ -1,4 +1,4 @@
-# The image of both services of docker-compose.yml; on its own it runs the demo: docker run --rm -it IMAGE
+# The image of the backends and clients of docker-compose.yml; on its own it runs the demo: docker run --rm -it IMAGE
 FROM python:3.13-slim
 
 ENV PYTHONUNBUFFERED=1 \
@@ -12,7 +12,7 @@ COPY resolvers resolvers
 COPY balancers balancers
 # The one package is ours, and pyproject.toml bounds what it brings.
 # hadolint ignore=DL3013
-RUN pip install --no-cache-dir '.[cli]'
+RUN pip install --no-cache-dir '.[cli,consul]'
 
 WORKDIR /
 USER 65532:65532

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections import Counter
@@ -11,9 +10,10 @@ from collections import Counter
 import click
 
 import lbkit
-import lbkit.cli.hosts  # pyright: ignore[reportUnusedImport]  # registers the scheme
 from lbkit.cli import signals
 from lbkit.cli.load import Load, Plan, Record, first_line
+from lbkit.cli.output import show_warnings
+from lbkit.masking import masked
 
 REPORT_EVERY_S = 2.0
 _PATIENCE_S = 0.1  # before it says what calls wait for
@@ -92,13 +92,13 @@ async def call(target: str, balancer: str, plan: Plan, seconds: float | None) ->
 def command(target: str, rate: float, balancer: str, seconds: float | None) -> int:
     """Call the Echo service of the backends that TARGET names, and print each one's share every 2 s.
 
-    TARGET is scheme:///name, as static:///127.0.0.1:50051,127.0.0.1:50052 or hosts:///name:port. Calls wait while
-    no backend is up.
+    TARGET is scheme:///name, as static:///127.0.0.1:50051,127.0.0.1:50052, dns:///name:port or
+    etcd://127.0.0.1:2379/name. Calls wait while no backend is up.
     """
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    show_warnings()
     if rate <= 0:
         raise click.BadParameter("must be more than 0", param_hint="--rate")
     try:
         return signals.run(call(target, balancer, Plan(rate, wait_for_ready=True), seconds))
-    except lbkit.Error as error:
-        raise click.UsageError(str(error)) from None
+    except (lbkit.Error, ImportError) as error:  # of packages that a resolver needs, too
+        raise click.UsageError(masked(str(error))) from None

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-import lbkit.cli.hosts  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers itself
 from lbkit.balancer import registry as balancers
 from lbkit.errors import PluginError
 from lbkit.plugins import Registry
+from lbkit.registrar import registry as registrars
 from lbkit.resolver import registry as resolvers
 
 _WIDTH = 24
@@ -20,9 +20,7 @@ _WIDTH = 24
 def describe(registry: Registry[Any], name: str) -> tuple[str, str]:
     """Return where a plug-in comes from, and in one line what it does, or why it cannot be used."""
     origins = registry.origins(name)
-    where = " and ".join(
-        f"{origin}, {brought or 'in the lbkit command only'}" for origin, brought in origins.items()
-    )
+    where = " and ".join(f"{origin}, {brought}" for origin, brought in origins.items())
     try:
         registry.get(name)
     except PluginError as error:
@@ -33,8 +31,8 @@ def describe(registry: Registry[Any], name: str) -> tuple[str, str]:
 
 @click.command
 def command() -> int:
-    """List resolvers (schemes of targets) and balancers (policies)."""
-    for registry, how in ((resolvers, "://..."), (balancers, "")):
+    """List resolvers (schemes of targets), balancers (policies) and registrars (schemes of --register)."""
+    for registry, how in ((resolvers, "://..."), (balancers, ""), (registrars, "://...")):
         click.echo(f"{registry.kind}s")
         for name in registry:
             origin, text = describe(registry, name)

@@ -8,7 +8,18 @@ import platform
 
 import click
 
-_COMMANDS = ("demo", "serve", "backend", "client", "probe", "plugins")  # in the order of --help
+# In the order of --help.
+_COMMANDS = (
+    "demo",
+    "serve",
+    "backend",
+    "client",
+    "registry",
+    "resolve",
+    "watch",
+    "probe",
+    "plugins",
+)
 
 
 class _Modules(click.Group):

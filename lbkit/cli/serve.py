@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import click
 
 import lbkit
+from lbkit.cli.backend import with_port
+from lbkit.masking import masked
 
 
 @click.command
@@ -28,11 +30,31 @@ import lbkit
 @click.option(
     "--grace", default=5.0, show_default=True, metavar="S", help="Seconds that calls get when a worker stops."
 )
+@click.option(
+    "--register",
+    metavar="TARGET",
+    help="The registry and the name that clients find it by, as etcd://127.0.0.1:2379/greeter.",
+)
+@click.option(
+    "--advertise",
+    default="",
+    metavar="HOST[:PORT]",
+    help="Where clients reach it.  [default: the first address; if that is everywhere, the address of the interface "
+    "that leads to the registry]",
+)
 @click.option("--quiet", is_flag=True, help="Do not tell what happens to workers.")
-def command(factory: str, addresses: tuple[str, ...], workers: int | None, grace: float, quiet: bool) -> None:
+def command(
+    factory: str,
+    addresses: tuple[str, ...],
+    workers: int | None,
+    grace: float,
+    register: str | None,
+    advertise: str,
+    quiet: bool,
+) -> None:
     """Serve what FUNCTION of MODULE builds, an lbkit.Server, with several processes on the same addresses.
 
-    SIGTERM or Ctrl-C: no new calls, those in flight finish; a second time: at once. SIGHUP: workers are replaced one
+    SIGTERM or Ctrl-C: it leaves its registry, takes no new calls, those in flight finish; a second time: at once. SIGHUP: workers are replaced one
     by one. SIGTTIN and SIGTTOU: one worker more, one less.
     """
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
@@ -42,9 +64,17 @@ def command(factory: str, addresses: tuple[str, ...], workers: int | None, grace
         print(f"{factory} is ready on {', '.join(where)}", flush=True)
 
     try:
-        lbkit.serve(factory, *addresses, workers=workers, grace=grace, ready=ready)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        lbkit.serve(
+            factory,
+            *addresses,
+            workers=workers,
+            grace=grace,
+            ready=ready,
+            register=register,
+            instance=lbkit.Instance(with_port(advertise)),
+        )
+    except (ValueError, lbkit.PluginError, lbkit.RegistrationError) as error:
+        raise click.UsageError(masked(str(error))) from None
     except OSError as error:
         raise click.ClickException(error.strerror or str(error)) from None
     except lbkit.CrashLoopError as error:

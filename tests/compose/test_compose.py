@@ -1,8 +1,8 @@
 """docker-compose.yml and the Dockerfile, as far as they can be tried without an engine.
 
-Each service's command, and each health check, runs as a local process. What the engine would add is played: a
-loopback address of its own for each container (so that all may listen on the same port), a host name of its own, and
-a DNS that knows every container of a service by the service's name.
+Each service's command, and each health check, runs as a local process, against real etcd and real Consul. What the
+engine would add is played: a loopback address of its own for each container (so that all may listen on the same port), a
+host name of its own, and a DNS that knows every container of a service by the service's name.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import re
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import tomllib
+import urllib.request
 import zipfile
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -27,28 +30,22 @@ from typing import Any
 import pytest
 import yaml
 
+from lbkit.testing.fake_dns import FakeDns
+from tests.support.etcd_server import etcdctl
+from tests.support.tools import needed, server
+
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker-compose.yml"
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text())["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PORT = "50051"  # in every command of the file
+PORTS = ("50051", "2379", "8500")  # in the commands of the file
+SHARE = r"\S+ (?:2[456]|3[234])\.\d%"  # of three or four
 
 # Python runs it at the start of each process that has its folder on the path.
 ENGINE = """
-import json, os, socket
+import os, socket
 
-real = socket.getaddrinfo
-
-def getaddrinfo(host, port, *args, **kwargs):
-    with open(os.environ["ENGINE_DNS"]) as file:
-        addresses = json.load(file).get(host)
-    if addresses == []:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-    found = [real(name, port, *args, **kwargs) for name in addresses or [host]]
-    return [entry for entries in found for entry in entries]
-
-socket.getaddrinfo = getaddrinfo
 socket.gethostname = lambda: os.environ["ENGINE_HOSTNAME"]
 """
 
@@ -79,27 +76,38 @@ class Container:
     """
 
     def __init__(self, engine: Engine, service: str, address: str) -> None:
+        self.service = service
         self.name = f"{service}-{address.rpartition('.')[2]}"
         self.address = address
         self._engine = engine
-        self._service = SERVICES[service]
-        self.process = subprocess.Popen(
-            self._local(self._service["command"]),
-            env=self._environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        self._folder = engine.folder / self.name
+        self._folder.mkdir()
+        self.start()
+
+    def start(self) -> None:
+        """Run the command, with the files that it left."""
+        command = self._local(self._definition["command"])
+        ours = self._definition["command"][0] == "lbkit"  # the others have much to say, and nobody reads it
+        with (self._folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self._folder,
+                env=self._environment(),
+                stdout=subprocess.PIPE if ours else log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
 
     def wait_until_healthy(self) -> None:
         """Run the health check as often as it takes."""
-        kind, *command = self._service["healthcheck"]["test"]
-        assert kind == "CMD", "the exec form: no shell"
-        for _ in range(60):
-            if subprocess.run(self._local(command), env=self._environment(), check=False).returncode == 0:
+        said = ""
+        for _ in range(100):
+            check = self._check()
+            if check.returncode == 0:
                 return
-            assert self.process.poll() is None, self.process.communicate()[0]
-        pytest.fail(f"{self.name} does not become healthy")
+            said = check.stdout
+            assert self.process.poll() is None, said + (self._folder / "log").read_text()
+        pytest.fail(f"{self.name} does not become healthy: {said}")
 
     def read_until(self, pattern: str) -> re.Match[str]:
         """Read its output up to a line that matches."""
@@ -109,32 +117,88 @@ class Container:
             if found := re.search(pattern, line):
                 return found
             lines.append(line)
-            if len(lines) == 20:
+            if len(lines) == 15:
                 break
         pytest.fail(f"no {pattern!r} in:\n{''.join(lines)}")
 
-    def stop(self) -> int:
-        """Do what ``docker compose stop`` does; return the exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=seconds(self._service["stop_grace_period"]))
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def stopped(self) -> int:
+        """Wait as long as ``docker compose stop`` does; return the exit status."""
+        return self.process.wait(timeout=seconds(self._definition["stop_grace_period"]))
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def close(self) -> None:
         """Leave nothing behind."""
         self.process.kill()
         self.process.communicate()
 
+    @property
+    def _definition(self) -> dict[str, Any]:
+        return SERVICES[self.service]
+
+    def _check(self) -> subprocess.CompletedProcess[str]:
+        kind, *command = self._definition["healthcheck"]["test"]
+        assert kind == "CMD", "the exec form: no shell"
+        return subprocess.run(
+            self._local(command),
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=30,
+            text=True,
+            check=False,
+        )
+
     def _local(self, command: list[str]) -> list[str]:
-        program, *arguments = command
-        assert program == "lbkit"
-        addresses = {"0.0.0.0": self.address, "127.0.0.1": self.address, f":{PORT}": f":{self._engine.port}"}
-        for there, here in addresses.items():
-            arguments = [argument.replace(there, here) for argument in arguments]
-        return [sys.executable, "-m", "lbkit", *arguments]
+        program, *arguments = [self._engine.translated(argument, self) for argument in command]
+        if program == "lbkit":
+            return [sys.executable, "-m", "lbkit", *arguments]
+        if arguments[:1] == ["agent"]:  # of Consul: its ports are not in the command
+            arguments += [f"-bind={self.address}", f"-http-port={self._engine.ports['8500']}"]
+            arguments += ["-dns-port=-1", "-grpc-port=-1", "-hcl", "disable_update_check=true"]
+        return [*needed(lambda: server(program)), *arguments]
 
     def _environment(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, (str(self._engine.folder), os.environ.get("PYTHONPATH"))))
-        names = {"ENGINE_DNS": str(self._engine.dns), "ENGINE_HOSTNAME": self.name}
-        return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **names}
+        peers = f"http://{self.address}:{self._engine.ports['2380']}"
+        return {
+            **os.environ,
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+            "ENGINE_HOSTNAME": self.name,
+            # What has these for its defaults would find itself alone with them in a container.
+            "ETCD_LISTEN_PEER_URLS": peers,
+            "ETCD_INITIAL_ADVERTISE_PEER_URLS": peers,
+            "ETCD_INITIAL_CLUSTER": f"default={peers}",
+            "ETCD_UNSAFE_NO_FSYNC": "true",
+            "ETCDCTL_API": "3",
+            "ETCDCTL_ENDPOINTS": f"{self.address}:{self._engine.ports['2379']}",
+            "CONSUL_HTTP_ADDR": f"{self.address}:{self._engine.ports['8500']}",
+        }
+
+
+class NameServer(socketserver.ThreadingUDPServer):
+    """The engine's DNS."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        dns = FakeDns("127.0.0.1", 0)
+
+        class Answer(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                question, sock = self.request
+                if answer := dns.reply(question, "udp"):
+                    sock.sendto(answer, self.client_address)
+
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.records = dns
+        self.address = f"127.0.0.1:{self.server_address[1]}"
 
 
 class Engine:
@@ -142,60 +206,78 @@ class Engine:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.dns = folder / "dns.json"
         (folder / "sitecustomize.py").write_text(ENGINE)
         pid = os.getpid()
         self._network = f"127.{1 + pid // 250 % 250}.{pid % 250}"
-        with socket.create_server((f"{self._network}.1", 0)) as sock:
-            self.port = sock.getsockname()[1]
-        self._containers: dict[str, list[Container]] = {service: [] for service in SERVICES}
+        with ExitStack() as stack:
+            socks = {
+                port: stack.enter_context(socket.create_server((f"{self._network}.1", 0)))
+                for port in (*PORTS, "2380")
+            }
+            self.ports = {port: str(sock.getsockname()[1]) for port, sock in socks.items()}
+        self.containers: dict[str, list[Container]] = {service: [] for service in SERVICES}
         self._started = 0
         self._stack = ExitStack()
-        self._write()
+        self._dns = self._stack.enter_context(NameServer())
+        thread = threading.Thread(target=self._dns.serve_forever, args=(0.05,))
+        thread.start()
+        self._stack.callback(thread.join)
+        self._stack.callback(self._dns.shutdown)
+
+    def translated(self, text: str, container: Container) -> str:
+        """Return a part of a command as it must be where all containers share one network."""
+        text = text.replace("0.0.0.0", container.address).replace("127.0.0.1", container.address)
+        for name in ("etcd", "consul"):  # of which there is one each
+            for one in self.containers[name] or [container]:
+                text = text.replace(f"//{name}:", f"//{one.address}:")
+        for there, here in self.ports.items():
+            text = text.replace(f":{there}", f":{here}")
+        return text.replace("dns:///", f"dns://{self._dns.address}/")
 
     def start(self, service: str) -> Container:
         """Start one more container of a service."""
         self._started += 1
         container = Container(self, service, f"{self._network}.{self._started}")
         self._stack.callback(container.close)
-        self._containers[service].append(container)
-        self._write()
+        self.containers[service].append(container)
+        self._name(service)
         return container
 
-    def up(self) -> dict[str, list[Container]]:
-        """Start everything, in the order of ``depends_on``."""
-        waiting = dict(SERVICES)
-        while waiting:
-            name = next(
-                name for name in waiting if not waiting.keys() & waiting[name].get("depends_on", {}).keys()
-            )
-            service = waiting.pop(name)
+    def up(self, *services: str) -> None:
+        """Start services, and first those that they depend on."""
+        for name in services:
+            service = SERVICES[name]
             for other, how in service.get("depends_on", {}).items():
                 assert how == {"condition": "service_healthy"}
-                for container in self._containers[other]:
+                self.up(other)
+                for container in self.containers[other]:
                     container.wait_until_healthy()
-            for _ in range(service.get("deploy", {}).get("replicas", 1)):
+            while len(self.containers[name]) < service.get("deploy", {}).get("replicas", 1):
                 self.start(name)
-        return self._containers
 
     def kill(self, container: Container) -> None:
         """Do what ``docker compose kill`` does to one container."""
-        container.process.kill()
-        container.process.wait()
-        for containers in self._containers.values():
-            if container in containers:
-                containers.remove(container)
-        self._write()
+        container.kill()
+        self.containers[container.service].remove(container)
+        self._name(container.service)
+
+    def stop(self, *containers: Container) -> list[int]:
+        """Do what ``docker compose stop`` does, to some; return their exit statuses."""
+        for container in containers:
+            container.signal(signal.SIGTERM)
+        statuses = [container.stopped() for container in containers]
+        for container in containers:
+            self.containers[container.service].remove(container)
+            self._name(container.service)
+        return statuses
 
     def close(self) -> None:
         """End everything."""
         self._stack.close()
 
-    def _write(self) -> None:
-        text = json.dumps({name: [one.address for one in them] for name, them in self._containers.items()})
-        fresh = self.dns.with_suffix(".new")
-        fresh.write_text(text)
-        fresh.replace(self.dns)
+    def _name(self, service: str) -> None:
+        addresses = [container.address for container in self.containers[service]]
+        self._dns.records.set(service, "A", *addresses, ttl=600)
 
 
 def seconds(text: str) -> float:
@@ -210,48 +292,139 @@ def engine(tmp_path: Path) -> Generator[Engine, None, None]:
     made.close()
 
 
-@on_linux
-def test_services_work_together(engine: Engine) -> None:
-    """Three backends share the calls; one is killed, one is added; all stop when told to."""
-    containers = engine.up()
-    backends, (client,) = containers["backend"], containers["client"]
-    assert len(backends) == 3
-    shares = r"\S+ 3[234]\.\d%"
-    three = client.read_until(rf" 0 failed  3 backends: {shares}  {shares}  {shares}\n$").group()
-    assert all(backend.name in three for backend in backends)
+def balances(engine: Engine, client: Container, service: str) -> Container:
+    """All four share the calls; one is killed, one is added. Returns the new one."""
+    backends = engine.containers[service]
+    assert len(backends) == 4
+    four = client.read_until(rf" 0 failed  4 backends: {SHARE}  {SHARE}  {SHARE}  {SHARE}\n$").group()
+    assert all(backend.name in four for backend in backends)
+    client.wait_until_healthy()
 
     victim = backends[0]
     engine.kill(victim)
-    two = client.read_until(r" 0 failed  2 backends: .*").group()
-    assert victim.name not in two
+    three = client.read_until(rf" 0 failed  3 backends: {SHARE}  {SHARE}  {SHARE}\n$").group()
+    assert victim.name not in three
 
-    newcomer = engine.start("backend")
+    newcomer = engine.start(service)
     newcomer.wait_until_healthy()
-    assert newcomer.name in client.read_until(r" 0 failed  3 backends: .*").group()
+    assert newcomer.name in client.read_until(r" 0 failed  4 backends: .*").group()
+    return newcomer
 
-    assert client.stop() == 0
-    assert [backend.stop() for backend in list(backends)] == [0, 0, 0]
+
+@on_linux
+@pytest.mark.timeout(180)
+def test_etcd_brings_them_together(engine: Engine) -> None:
+    """Who stops leaves the registry first; when that is killed calls go on, and when it is back all is as before."""
+    engine.up(*(name for name, service in SERVICES.items() if "profiles" not in service))
+    (registry,), (client,) = engine.containers["etcd"], engine.containers["client"]
+    newcomer = balances(engine, client, "backend")
+
+    def registered() -> str:
+        return etcdctl(f"{registry.address}:{engine.ports['2379']}", "get", "--prefix", "greeter/")
+
+    assert newcomer.address in registered()
+    assert engine.stop(newcomer) == [0]
+    assert newcomer.address not in registered()
+    assert newcomer.name not in client.read_until(r" 0 failed  3 backends: .*").group()
+
+    registry.kill()
+    for _ in range(2):
+        client.read_until(r" 0 failed  3 backends: .*")
+    registry.start()
+    registry.wait_until_healthy()
+    late = engine.start("backend")
+    assert late.name in client.read_until(r" 0 failed  4 backends: .*").group()
+    assert all(backend.address in registered() for backend in engine.containers["backend"])
+
+    assert engine.stop(client) == [0]
+    backends = [*engine.containers["backend"]]
+    assert engine.stop(*backends) == [0] * 4
+    assert not any(backend.address in registered() for backend in backends)
+    engine.stop(registry)
+
+
+@on_linux
+@pytest.mark.timeout(180)
+def test_consul_brings_them_together(engine: Engine) -> None:
+    engine.up("consul-client")
+    (registry,), (client,) = engine.containers["consul"], engine.containers["consul-client"]
+    newcomer = balances(engine, client, "consul-backend")
+
+    def registered() -> set[str]:
+        api = f"http://{registry.address}:{engine.ports['8500']}/v1/health/service/greeter?passing=1"
+        with urllib.request.urlopen(api, timeout=10) as answer:
+            return {entry["Service"]["Address"] for entry in json.load(answer)}
+
+    assert newcomer.address in registered()
+    assert engine.stop(newcomer) == [0]
+    assert newcomer.address not in registered()
+    assert newcomer.name not in client.read_until(r" 0 failed  3 backends: .*").group()
+    assert engine.stop(client) == [0]
+    assert engine.stop(*engine.containers["consul-backend"]) == [0] * 3
+    engine.stop(registry)
+
+
+@on_linux
+@pytest.mark.timeout(180)
+def test_dns_brings_them_together(engine: Engine) -> None:
+    """The backends are the same; their replicas have an address each in the engine's DNS."""
+    engine.up("dns-client")
+    (client,) = engine.containers["dns-client"]
+    assert engine.containers["client"] == [], "nobody asked for it"
+    balances(engine, client, "backend")
+    assert engine.stop(client) == [0]
+    assert engine.stop(*engine.containers["backend"]) == [0] * 4
 
 
 def test_only_what_both_generations_know() -> None:
     """docker-compose 1.29 refuses ``name`` and ``start_interval``; Compose v2 warns of ``version``."""
     assert set(yaml.safe_load(FILE.read_text())) == {"services"}
     for service in SERVICES.values():
-        assert "start_interval" not in service.get("healthcheck", {})
+        assert "start_interval" not in service["healthcheck"]
         assert not service.keys() & {"container_name", "ports"}, "neither goes with replicas"
         assert service["init"] is True
 
 
+def test_every_service_has_a_health_check_and_a_pinned_image() -> None:
+    for name, service in SERVICES.items():
+        assert service["healthcheck"]["test"][0] == "CMD", name
+        assert service.get("build") == "." or re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
+
+
+def test_profiles_bring_what_they_need() -> None:
+    """A dependency in another profile would not be started."""
+    for service in SERVICES.values():
+        for other in service.get("depends_on", {}):
+            assert SERVICES[other].get("profiles", []) in ([], service.get("profiles", []))
+
+
+def test_commands_of_the_comments_are_right() -> None:
+    lines = re.findall(r"^#   docker compose (.*?)(?:   .*)?$", FILE.read_text(), re.MULTILINE)
+    assert len(lines) >= 6
+    for line in lines:
+        profile = re.search(r"--profile (\S+)", line)
+        words = [word for word in re.split(r"[ =]", line) if word in SERVICES]
+        for name in words:
+            assert SERVICES[name].get("profiles", []) == ([profile[1]] if profile else []), line
+
+
 def test_grace_is_longer_than_the_drain() -> None:
-    command = SERVICES["backend"]["command"]
-    assert "--grace" not in command
-    assert seconds(SERVICES["backend"]["stop_grace_period"]) > 5.0
+    """Up to 3 s to leave the registry, 2 s of propagation and 5 s of grace, by default."""
+    for name, service in SERVICES.items():
+        if service["command"][:2] == ["lbkit", "backend"]:
+            assert not {"--grace", "--propagation"} & set(service["command"])
+            assert seconds(service["stop_grace_period"]) > 3 + 2 + 5, name
 
 
 def test_image_runs_as_nobody() -> None:
     assert re.search(r"^USER \d+:\d+$", DOCKERFILE, re.MULTILINE)
     assert "PYTHONUNBUFFERED=1" in DOCKERFILE
     assert "ENTRYPOINT" not in DOCKERFILE, "commands of the compose file begin with lbkit"
+
+
+def test_image_has_the_extras_that_it_needs() -> None:
+    (extras,) = re.findall(r"'\.\[(.*)\]'", DOCKERFILE)
+    assert {"cli", "consul"} == set(extras.split(",")) <= PROJECT["project"]["optional-dependencies"].keys()
 
 
 def copied() -> list[str]:
@@ -305,7 +478,10 @@ def test_schema_holds() -> None:
 
 def test_old_compose_reads_it() -> None:
     command = tool("docker-compose", "apt-get install docker-compose")
-    passes(command, "--file", str(FILE), "config", "--quiet")
+    for profile in ("", "consul", "dns"):
+        passes(
+            command, *(("--profile", profile) if profile else ()), "--file", str(FILE), "config", "--quiet"
+        )
 
 
 def test_dockerfile_is_clean() -> None:

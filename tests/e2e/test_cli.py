@@ -7,17 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pool
 
-import lbkit
-from lbkit.cli import hosts, main
+from lbkit.cli import main
 from lbkit.protos import POOL, demo
 
 LBKIT = (sys.executable, "-m", "lbkit")
+ROOT = Path(__file__).resolve().parents[2]
 
 OBSTINATE = """
 import asyncio
@@ -93,9 +94,9 @@ def test_plugins_name_their_origin() -> None:
     done = lbkit_run("plugins")
     assert done.returncode == 0
     for text in (
-        r"hosts://\.\.\. +lbkit\.cli\.hosts:resolve, in the lbkit command only",
         r"static://\.\.\. +lbkit_resolvers\.static:StaticResolver, lbkit \d",
         r"round_robin +lbkit_balancers\.round_robin:RoundRobin, lbkit \d",
+        r"registrars\n(.*\n)* +etcd://\.\.\. +lbkit_resolvers\.etcd\.registrar:EtcdRegistrar, lbkit \d",
     ):
         assert re.search(text, done.stdout), done.stdout
 
@@ -200,19 +201,22 @@ def test_messages_stay_in_a_pool_of_their_own() -> None:
         descriptor_pool.Default().FindFileByName(demo.DESCRIPTOR.name)
 
 
-async def test_hosts_keeps_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that nobody has just now is no end; the same address twice is one backend."""
-    answers = iter([[], ["10.0.0.2", "10.0.0.1", "10.0.0.2"], ["::1"]])
-
-    async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-        assert (host, port) == ("backend", 50051)
-        answer = next(answers)
-        if not answer:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in answer]
-
-    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", staticmethod(getaddrinfo))
-    monkeypatch.setattr(hosts, "REFRESH_S", 0)
-    found: AsyncIterator[list[str]] = hosts.resolve(lbkit.Target.parse("hosts:///backend:50051", ()))
-    assert await anext(found) == ["10.0.0.1:50051", "10.0.0.2:50051"]
-    assert await anext(found) == ["[::1]:50051"]
+def test_commands_of_the_page_exist() -> None:
+    """Every command and every option that docs/command.md names."""
+    page = (ROOT / "docs" / "command.md").read_text()
+    lines = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+    assert len(lines) >= 7
+    helps: dict[str, str] = {}
+    for line in lines:
+        program, command, *arguments = line.split()
+        assert program == "lbkit"
+        text = helps.setdefault(command, lbkit_run(command, "--help").stdout)
+        for option in arguments:
+            assert not option.startswith("--") or option in text, line
+    section = page.partition("## A backend")[2].partition("\n## ")[0]
+    for option in re.findall(r"--[a-z]+", section):
+        assert option in helps["backend"], option

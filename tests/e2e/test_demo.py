@@ -8,14 +8,17 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lbkit.cli import demo, main
+from lbkit.cli.demo.fleet import LEASE_S
 from lbkit.cli.demo.show import Show, make_show
 from lbkit.cli.demo.stage import Stage
 from lbkit.cli.demo.verdicts import (
@@ -31,6 +34,7 @@ from lbkit.cli.demo.verdicts import (
     soon,
     weighted_shares,
 )
+from tests.support.etcd_server import etcd
 
 DEMO = (sys.executable, "-m", "lbkit", "demo", "--seconds", "2")
 GONE_WITHIN_S = 10.0
@@ -38,8 +42,8 @@ MIB = 2**20
 ON_LINUX = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 
 
-def backends_of(parent: int) -> list[int]:
-    """The backends that the demo with this process id has started."""
+def children_of(parent: int) -> list[int]:
+    """The processes that the demo with this process id has started."""
     return [
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/cmdline")
@@ -86,17 +90,22 @@ def test_all_acts_pass(report: tuple[dict[str, Any], str]) -> None:
     for number, title in enumerate(
         (
             "equal shares over four backends",
-            "weights 1:1:2:4",
+            "weights 1:1:2:4, put into the registry",
             r"32 MiB from backend-\d, as calls go on",
-            "kill -9 of backend-2, which stays in the list",
-            "backend-5 joins",
-            "backend-1 drains on SIGTERM",
+            "kill -9 of backend-2, and its lease of 3 s ends",
+            "backend-5 registers itself",
+            "backend-1 leaves on SIGTERM: off the list, then drained",
+            "kill -9 of the registry: calls go on",
         ),
         start=1,
     ):
         assert re.search(rf"PASS  act {number}: {title}\n( +.* expected .* seen .*\n)+", text), text
-    assert "PASS  6 of 6 acts as expected" in text
+    assert "PASS  7 of 7 acts as expected" in text
+    assert re.search(r"WARNING lbkit.resolver: resolver of etcd://127\.0\.0\.1:\d+/demo: ", text), (
+        "act 7 shows"
+    )
     assert "try next" in text
+    assert "demo --registry 127.0.0.1:2379" in text
 
 
 def test_weights_show_in_the_shares(report: tuple[dict[str, Any], str]) -> None:
@@ -119,7 +128,7 @@ def test_file_comes_through_the_same_channel(report: tuple[dict[str, Any], str])
 def test_report_has_every_figure(report: tuple[dict[str, Any], str]) -> None:
     outcome, _ = report
     assert outcome["ok"] is True
-    assert [act["act"] for act in outcome["acts"]] == [1, 2, 3, 4, 5, 6]
+    assert [act["act"] for act in outcome["acts"]] == [1, 2, 3, 4, 5, 6, 7]
     for act in outcome["acts"]:
         assert act["checks"]
         assert all(check["ok"] and check["expected"] and check["seen"] for check in act["checks"])
@@ -145,7 +154,7 @@ def test_live_on_a_terminal() -> None:
     text = written.decode()
     assert "share of the last 1 s" in text
     assert "transient failure" in text
-    assert text.count("PASS") == 7
+    assert text.count("PASS") == 8
     assert "% of 32 MiB" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
 
@@ -154,29 +163,29 @@ def test_live_on_a_terminal() -> None:
 def test_ctrl_c_is_tidy(tmp_path: Path) -> None:
     with start_demo(tmp_path) as process:
         read_until(process, "act 1:")
-        children = backends_of(process.pid)
+        children = children_of(process.pid)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate()
     assert process.returncode == 130
-    assert len(children) == 4
-    assert output.splitlines()[-1] == "interrupted; all 4 backends are gone"
+    assert len(children) == 5, "four backends and the registry"
+    assert output.splitlines()[-1] == "interrupted; all 4 backends are gone, and the registry"
     assert "Traceback" not in output
-    assert backends_of(process.pid) == []
+    assert children_of(process.pid) == []
     assert list(tmp_path.iterdir()) == []
 
 
 @ON_LINUX
-def test_backends_die_with_the_demo(tmp_path: Path) -> None:
+def test_processes_die_with_the_demo(tmp_path: Path) -> None:
     """Even ``kill -9`` of the demo leaves no orphan."""
     with start_demo(tmp_path) as process:
         read_until(process, "act 1:")
-        ends = [os.pidfd_open(child) for child in backends_of(process.pid)]
+        ends = [os.pidfd_open(child) for child in children_of(process.pid)]
         process.kill()
-    assert len(ends) == 4
+    assert len(ends) == 5, "four backends and the registry"
     left = set(ends)
     while left:
         ended, _, _ = select.select(left, [], [], GONE_WITHIN_S)
-        assert ended, f"{len(left)} backends outlive the demo"
+        assert ended, f"{len(left)} processes outlive the demo"
         left.difference_update(ended)
     for end in ends:
         os.close(end)
@@ -198,13 +207,41 @@ def test_failing_act_exits_with_1(
     assert "FAIL  0 of 1 acts as expected" in output
 
 
-def test_backend_that_cannot_start_is_shown(
+def test_process_that_cannot_start_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert main(["demo"]) == 1
-    assert re.search(r"Error: backend-\d did not start", capsys.readouterr().err)
+    assert re.search(r"Error: registry did not start", capsys.readouterr().err)
+
+
+def test_real_etcd_does_as_well(tmp_path: Path) -> None:
+    """All acts but the one that would kill it; and what is left in it is gone with the last lease."""
+    with etcd(tmp_path) as node:
+        options = ("--registry", node.address, "--json")
+        done = subprocess.run([*DEMO, *options], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert [act["act"] for act in json.loads(done.stdout)["acts"]] == [1, 2, 3, 4, 5, 6]
+        assert re.search(rf"etcd://{node.address}/lbkit-demo-\d+\n", done.stderr)
+        until = time.monotonic() + 10 * LEASE_S
+        while node.ctl("get", "--prefix", "--keys-only", "lbkit-demo-").strip():
+            assert time.monotonic() < until, "records outlive their leases"
+            time.sleep(0.1)
+
+
+def test_etcd_that_is_not_there_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # bound, and not listening
+        address = f"127.0.0.1:{sock.getsockname()[1]}"
+        assert main(["demo", "--registry", address]) == 1
+    assert f"Error: etcd does not answer at {address}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "root:pw@127.0.0.1:2379", "etcd://127.0.0.1:2379", "a b:1"])
+def test_registry_is_host_and_port(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--registry", text]) == 2
+    assert "write host:port" in capsys.readouterr().err
 
 
 # What is judged, with figures that must not pass

@@ -1,10 +1,11 @@
-"""``lbkit demo``: six acts over real processes, each with a verdict."""
+"""``lbkit demo``: acts over real processes, each with a verdict."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,12 +16,14 @@ import click
 
 import lbkit
 from lbkit.cli import signals
-from lbkit.cli.demo.acts import ACTS
-from lbkit.cli.demo.fleet import BackendError, Fleet
+from lbkit.cli.demo.acts import ACTS, Act, lose_registry
+from lbkit.cli.demo.fleet import Fleet, StartError
+from lbkit.cli.demo.records import Records
 from lbkit.cli.demo.show import FRAME_S, Show, make_show, report
-from lbkit.cli.demo.stage import Listed, Stage, errors
+from lbkit.cli.demo.stage import Stage, errors
 from lbkit.cli.demo.verdicts import Verdict
 from lbkit.cli.load import Load, Plan
+from lbkit.cli.output import show_warnings
 
 BACKENDS = 4
 POLICY = "weighted_round_robin"  # with equal weights it is round_robin
@@ -28,7 +31,7 @@ FEWEST_CALLS = 200  # to judge an act by
 LIMIT_S = 20.0  # for the calls of one act, on a machine that is too slow for the rate
 
 
-async def play(stage: Stage, show: Show) -> list[Verdict]:
+async def play(stage: Stage, show: Show, acts: Sequence[tuple[str, Act]]) -> list[Verdict]:
     """Run the acts one after the other, under load, and show them."""
 
     async def draw() -> None:
@@ -40,7 +43,7 @@ async def play(stage: Stage, show: Show) -> list[Verdict]:
     async with asyncio.TaskGroup() as group:
         drawing = group.create_task(draw())
         calling = group.create_task(stage.load.run())
-        for title, act in ACTS:
+        for title, act in acts:
             show.event(title)
             verdict = await act(stage)
             verdicts.append(verdict)
@@ -60,26 +63,24 @@ async def run(
         The verdicts, and the totals for the report.
 
     Raises:
-        BackendError: a backend did not start.
+        StartError: the registry or a backend did not start, or no etcd answers.
     """
-    listed = Listed()
     chance = random.Random(seed)
-    async with (
-        fleet,
-        lbkit.Channel(listed.target.text, resolver=listed, balancer=POLICY, random=chance) as channel,
-    ):
-        show.event(f"starting {BACKENDS} backends, each a process of its own")
-        async with asyncio.TaskGroup() as group:
-            starts = [group.create_task(fleet.start()) for _ in range(BACKENDS)]
-        backends = sorted((start.result() for start in starts), key=lambda backend: backend.name)
-        over: list[Any] = []
-        load = Load(channel, plan, chance, over.append)
-        stage = Stage(fleet, listed, channel, load, over, calls=calls, limit_s=LIMIT_S)
-        stage.announce(backends)
-        show.event("  ".join(f"{backend.name} {backend.address}" for backend in backends))
-        await channel.ready(LIMIT_S)
-        await stage.until(lambda: all(map(stage.ready, backends)), LIMIT_S)
-        verdicts = await play(stage, show)
+    async with fleet:
+        await start_registry(fleet, show)
+        async with lbkit.Channel(fleet.target, balancer=POLICY, random=chance) as channel:
+            show.event(f"starting {BACKENDS} backends, each a process of its own, which registers itself")
+            async with asyncio.TaskGroup() as group:
+                starts = [group.create_task(fleet.start()) for _ in range(BACKENDS)]
+            over: list[Any] = []
+            load = Load(channel, plan, chance, over.append)
+            records = Records(fleet.members, fleet.prefix)
+            stage = Stage(fleet, records, channel, load, over, calls=calls, limit_s=LIMIT_S)
+            stage.serving = sorted((start.result() for start in starts), key=lambda backend: backend.name)
+            show.event("  ".join(f"{backend.name} {backend.address}" for backend in stage.serving))
+            await channel.ready(LIMIT_S)
+            await stage.until(lambda: all(map(stage.ready, stage.serving)), LIMIT_S)
+            verdicts = await play(stage, show, acts_of(fleet))
     took_s = sorted(record.took_s for record in over)
     totals = {
         "calls": len(over),
@@ -89,6 +90,27 @@ async def run(
         "p99_ms": round(percentile(took_s, 99) * 1000, 1),
     }
     return verdicts, totals
+
+
+async def start_registry(fleet: Fleet, show: Show) -> None:
+    """Start it, or see that the etcd answers which is to be used instead.
+
+    Raises:
+        StartError: that is not so.
+    """
+    await fleet.start_registry()
+    whose = "a registry of its own, in memory" if fleet.registry is not None else "etcd"
+    try:
+        await Records(fleet.members, fleet.prefix).check()
+    except lbkit.RpcError as error:
+        why = "\n  ".join(error.details().splitlines())
+        raise StartError(f"{whose} does not answer at {fleet.members}: {why}") from None
+    show.event(f"{whose}: {fleet.target}")
+
+
+def acts_of(fleet: Fleet) -> Sequence[tuple[str, Act]]:
+    """Return the acts that can be played: nobody kills somebody else's etcd."""
+    return [each for each in ACTS if fleet.registry is not None or each[1] is not lose_registry]
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float:
@@ -120,9 +142,12 @@ def closing_lines(verdicts: Sequence[Verdict], totals: dict[str, Any], plan: Pla
         f"{'PASS' if passed == len(verdicts) else 'FAIL'}  {passed} of {len(verdicts)} acts as expected",
         "",
         "try next, each in a terminal of its own; then stop one of the backends with Ctrl-C:",
-        f"  {command} backend --listen 127.0.0.1:50051 --name ann",
-        f"  {command} backend --listen 127.0.0.1:50052 --name bob",
-        f"  {command} client static:///127.0.0.1:50051,127.0.0.1:50052",
+        f"  {command} registry",
+        f"  {command} backend --register etcd://127.0.0.1:2379/greeter --name ann",
+        f"  {command} backend --register etcd://127.0.0.1:2379/greeter --name bob",
+        f"  {command} watch etcd://127.0.0.1:2379/greeter",
+        f"  {command} client etcd://127.0.0.1:2379/greeter",
+        f"a real etcd works in place of `{command} registry`, here too: {command} demo --registry 127.0.0.1:2379",
     ]
     if Path("docker-compose.yml").exists():
         lines.append("or: docker compose up --build")
@@ -135,22 +160,33 @@ def closing_lines(verdicts: Sequence[Verdict], totals: dict[str, Any], plan: Pla
 )
 @click.option("--rate", default=400.0, show_default=True, help="Calls a second.")
 @click.option("--seed", type=int, help="Repeats the same choices.  [default: another each time]")
+@click.option(
+    "--registry",
+    "etcd",
+    metavar="HOST:PORT",
+    help="A real etcd to register with.  [default: a registry of its own, in memory]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a report as JSON; what happens goes to stderr.")
-def command(seconds: float, rate: float, seed: int | None, as_json: bool) -> int:
+def command(seconds: float, rate: float, seed: int | None, etcd: str | None, as_json: bool) -> int:
     """Balance over four backends, evenly and by weight, download a file, kill one, add one, drain one.
 
-    Judges in each act what the callers notice.
+    They register themselves, and at last the registry is killed. Judges in each act what the callers notice.
 
     Exits with 0 if all is as expected, else with 1.
     """
     if rate <= 0:
         raise click.BadParameter("must be more than 0", param_hint="--rate")
+    if etcd is not None and not re.fullmatch(r"[^\s@/?#]+", etcd):
+        raise click.BadParameter(
+            "write host:port, or several with commas between them", param_hint="--registry"
+        )
     plan = Plan(rate)
     calls = max(FEWEST_CALLS, int(rate * seconds / len(ACTS)))
     if seed is None:
         seed = random.randrange(10**6)
-    fleet = Fleet()
+    fleet = Fleet(etcd)
     show = make_show(as_json=as_json)
+    show_warnings(show.note)
     show.line(f"lbkit demo: {BACKENDS} backends, {rate:g} calls/s over {POLICY}, seed {seed}")
     outcome: list[tuple[list[Verdict], dict[str, Any]]] = []
 
@@ -165,14 +201,15 @@ def command(seconds: float, rate: float, seed: int | None, as_json: bool) -> int
     status, failure = 1, ""
     try:
         status = signals.run(main(), at_once)
-    except* (BackendError, lbkit.Error) as group:
+    except* (StartError, lbkit.Error) as group:
         failure = str(group.exceptions[0])  # what is raised in here becomes a group again
     finally:
         show.close()
     if failure:
         raise click.ClickException(failure)
     if not outcome:
-        show.line(f"interrupted; all {len(fleet.backends)} backends are gone")
+        registry_too = ", and the registry" if fleet.registry is not None else ""
+        show.line(f"interrupted; all {len(fleet.backends)} backends are gone{registry_too}")
         return status
     verdicts, totals = outcome[0]
     for text in closing_lines(verdicts, totals, plan):

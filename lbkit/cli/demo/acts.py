@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeAlias
 
 import lbkit
-from lbkit.cli.demo.fleet import Backend
+from lbkit.cli.demo.fleet import LEASE_S, Process
 from lbkit.cli.demo.stage import Progress, Stage, errors, shares
 from lbkit.cli.demo.verdicts import (
     Check,
@@ -31,13 +32,15 @@ from lbkit.protos import demo
 
 NOTICED_WITHIN_S = 1.0
 JOINED_WITHIN_S = 1.0
+HEARD_WITHIN_S = 1.0
+EXPIRED_WITHIN_S = LEASE_S + 2.0  # etcd looks for leases that are over twice a second
 EXIT_WITHIN_S = 6.0
 WEIGHTS = (1, 1, 2, 4)
 FILE_BYTES = 32 * 2**20
 READ_IN_S = 1.5  # slowly, to be watched; what is not read yet waits at the backend
 
 
-def _judge_calls(stage: Stage, records: Sequence[Record], backends: Sequence[Backend]) -> list[Check]:
+def _judge_calls(stage: Stage, records: Sequence[Record], backends: Sequence[Process]) -> list[Check]:
     """Expect as many calls as were wanted, none failed, and even shares."""
     return _judge(stage, records, even_shares(shares(records), [backend.name for backend in backends]))
 
@@ -53,23 +56,23 @@ def _judge(stage: Stage, records: Sequence[Record], spread: Check) -> list[Check
 async def equal_shares(stage: Stage) -> Verdict:
     """Act 1: everybody gets as much as everybody else."""
     records = await stage.next_calls()
-    return Verdict(1, "equal shares over four backends", _judge_calls(stage, records, stage.on_list))
+    return Verdict(1, "equal shares over four backends", _judge_calls(stage, records, stage.serving))
 
 
 async def weigh(stage: Stage) -> Verdict:
-    """Act 2: the resolver gives weights; shares follow, and connections stay. Then all are equal again."""
-    backends = stage.on_list
+    """Act 2: weights are put into the registry; shares follow, and connections stay. Then all are equal again."""
+    backends = stage.serving
     before = stage.channel.subchannels()
-    stage.announce(backends, WEIGHTS)
-    await stage.settled()
+    took_s = await stage.weigh(WEIGHTS)
     records = await stage.next_calls()
     weights = {backend.name: float(weight) for backend, weight in zip(backends, WEIGHTS, strict=True)}
     checks = [
+        soon("weights in use", took_s, HEARD_WITHIN_S),
         *_judge(stage, records, weighted_shares(shares(records), weights)),
         same_subchannels(before, stage.channel.subchannels()),
     ]
-    stage.announce(backends)
-    return Verdict(2, f"weights {':'.join(map(str, WEIGHTS))}", checks)
+    await stage.weigh([1.0] * len(backends))
+    return Verdict(2, f"weights {':'.join(map(str, WEIGHTS))}, put into the registry", checks)
 
 
 def _make_file(file: Path) -> str:
@@ -110,75 +113,99 @@ async def download(stage: Stage) -> Verdict:
         at_most("failed calls", errors(during), 0, len(during)),
     ]
     file.unlink()
-    source = next((backend.name for backend in stage.on_list if backend.address == call.backend), "nobody")
+    source = next((backend.name for backend in stage.serving if backend.address == call.backend), "nobody")
     return Verdict(3, f"{FILE_BYTES // 2**20} MiB from {source}, as calls go on", checks)
 
 
 async def kill_one(stage: Stage) -> Verdict:
-    """Act 4: ``kill -9`` of one, which stays in the list; only what was on its way there may be lost."""
-    victim = stage.on_list[1]
+    """Act 4: ``kill -9`` of one, which stays listed until its lease ends; only what was on its way there may be lost."""
+    victim = stage.serving.pop(1)
     in_flight = stage.in_flight_on(victim)
     first, already_over = stage.load.started, len(stage.over)
+    clock = asyncio.get_running_loop().time
     victim.signal(signal.SIGKILL)
+    killed_s = clock()
     took_s = await stage.until(lambda: not stage.ready(victim), NOTICED_WITHIN_S)
     before = stage.load.started
     records = await stage.next_calls()
     during = [record for record in stage.over[already_over:] if record.number < before]
     there = [record for record in during if record.address == victim.address]
     late = sum(record.number >= first for record in there)  # sent before the end of the connection was read
+    gone = await stage.until(lambda: not stage.listed(victim), killed_s + EXPIRED_WITHIN_S - clock())
     checks = [
         soon("death noticed", took_s, NOTICED_WITHIN_S),
         at_most("lost with it", errors(there), len(in_flight) + late, len(there), "on their way to it"),
         at_most("lost elsewhere", errors(set(during) - set(there)), 0, len(during) - len(there)),
-        *_judge_calls(stage, records, [backend for backend in stage.on_list if backend is not victim]),
+        *_judge_calls(stage, records, stage.serving),
+        soon("off the list", None if gone is None else clock() - killed_s, EXPIRED_WITHIN_S),
     ]
-    return Verdict(4, f"kill -9 of {victim.name}, which stays in the list", checks)
+    return Verdict(4, f"kill -9 of {victim.name}, and its lease of {LEASE_S} s ends", checks)
 
 
 async def add_one(stage: Stage) -> Verdict:
-    """Act 5: the list loses the dead one and gains a new one."""
+    """Act 5: a new one starts, and registers itself."""
     newcomer = await stage.fleet.start()
-    alive = [backend for backend in stage.on_list if backend.process.returncode is None]
-    stage.announce([*alive, newcomer])
+    stage.serving.append(newcomer)
     took_s = await stage.until(lambda: bool(stage.in_flight_on(newcomer)), JOINED_WITHIN_S)
     records = await stage.next_calls()
     checks = [
         soon("first call to it", took_s, JOINED_WITHIN_S),
-        *_judge_calls(stage, records, stage.on_list),
+        *_judge_calls(stage, records, stage.serving),
     ]
-    return Verdict(5, f"{newcomer.name} joins", checks)
+    return Verdict(5, f"{newcomer.name} registers itself", checks)
 
 
 async def drain_one(stage: Stage) -> Verdict:
-    """Act 6: SIGTERM of one; not a single call is lost, and its process ends by itself."""
-    leaver = stage.on_list[0]
+    """Act 6: SIGTERM of one; it leaves the list first, not a single call is lost, and its process ends by itself."""
+    leaver = stage.serving.pop(0)
     clock = asyncio.get_running_loop().time
     already_over = len(stage.over)
     open_there = len(stage.in_flight_on(leaver))
     began = clock()
     leaver.signal(signal.SIGTERM)
+    left_s = await stage.until(lambda: not stage.listed(leaver), HEARD_WITHIN_S)
+    alive = leaver.running
     status: int | None = None
     with suppress(TimeoutError):
         async with asyncio.timeout(EXIT_WITHIN_S):
-            await stage.until(lambda: not stage.ready(leaver), EXIT_WITHIN_S)
-            status = await leaver.process.wait()
+            status = await leaver.ended()
     took_s = clock() - began
     before = stage.load.started
     records = await stage.next_calls()
     during = [record for record in stage.over[already_over:] if record.number < before]
     checks = [
+        soon("off the list, still up", left_s if alive else None, HEARD_WITHIN_S),
         at_most("failed as it drained", errors(during), 0, len(during), f"{open_there} were in flight to it"),
         exit_by_itself(status, took_s, EXIT_WITHIN_S),
-        *_judge_calls(stage, records, [backend for backend in stage.on_list if backend is not leaver]),
+        *_judge_calls(stage, records, stage.serving),
     ]
-    return Verdict(6, f"{leaver.name} drains on SIGTERM", checks)
+    return Verdict(6, f"{leaver.name} leaves on SIGTERM: off the list, then drained", checks)
 
 
-ACTS: Sequence[tuple[str, Callable[[Stage], Awaitable[Verdict]]]] = (
+async def lose_registry(stage: Stage) -> Verdict:
+    """Act 7: ``kill -9`` of the registry. The last list stays in use, so nobody notices."""
+    registry = stage.fleet.registry
+    assert registry is not None, "there is no such act with somebody else's etcd"
+    before = stage.channel.subchannels()
+    registry.signal(signal.SIGKILL)
+    took_s = await stage.until(lambda: stage.channel.discovery().error is not None, NOTICED_WITHIN_S)
+    records = await stage.next_calls()
+    checks = [
+        soon("loss noticed", took_s, NOTICED_WITHIN_S),
+        *_judge_calls(stage, records, stage.serving),
+        same_subchannels(before, stage.channel.subchannels()),
+    ]
+    return Verdict(7, "kill -9 of the registry: calls go on", checks)
+
+
+Act: TypeAlias = Callable[[Stage], Awaitable[Verdict]]
+
+ACTS: Sequence[tuple[str, Act]] = (
     ("act 1: equal shares over four backends", equal_shares),
     (f"act 2: weights {':'.join(map(str, WEIGHTS))}", weigh),
     ("act 3: download of a file, slowly, to be watched", download),
     ("act 4: kill -9 of one of them", kill_one),
-    ("act 5: a new one joins", add_one),
-    ("act 6: one drains gracefully", drain_one),
+    ("act 5: a new one registers itself", add_one),
+    ("act 6: one leaves gracefully", drain_one),
+    ("act 7: kill -9 of the registry", lose_registry),
 )

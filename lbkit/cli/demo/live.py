@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lbkit.cli.demo.fleet import Backend
+from lbkit.cli.demo.fleet import Process
 from lbkit.cli.demo.show import Show, progress_bar
 from lbkit.cli.demo.stage import Look, Stage, errors, shares
 from lbkit.cli.demo.verdicts import Verdict
@@ -82,9 +82,9 @@ class LiveShow(Show):
         """Take the picture away."""
         self._live.stop()
 
-    def _row(self, backend: Backend, look: Look | None, share: float) -> tuple[Text, ...]:
+    def _row(self, backend: Process, look: Look | None, share: float) -> tuple[Text, ...]:
         state = look.state if look is not None else "not in the list"
-        gone = backend.process.returncode is not None
+        gone = not backend.running
         process = Text(backend.name, style="strike dim" if gone else "")
         bar = self._bar * min(round(share * 2 * _BAR_WIDTH), _BAR_WIDTH)
         return (

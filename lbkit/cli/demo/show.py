@@ -36,6 +36,10 @@ class Show:
         """Say what is happening now."""
         self.line(f"{self.elapsed_s():5.1f} s  {text}")
 
+    def note(self, text: str) -> None:
+        """Say what stays to be read, whatever else happens: a warning."""
+        self.line(f"{self.elapsed_s():5.1f} s  {text}")
+
     def verdict(self, verdict: Verdict) -> None:
         """Say what came of an act."""
         first, *rest = verdict.lines()

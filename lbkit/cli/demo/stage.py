@@ -1,41 +1,20 @@
-"""What the acts play with: the backends, the list of them, the channel, and the calls."""
+"""What the acts play with: the backends, their registry, the channel, and the calls."""
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 import lbkit
-from lbkit.cli.demo.fleet import Backend, Fleet
+from lbkit.cli.demo.fleet import Fleet, Process
+from lbkit.cli.demo.records import Records
 from lbkit.cli.load import Load, Record, first_line
 
 _LOOK_EVERY_S = 0.002
-
-
-class Listed(lbkit.Resolver):
-    """A resolver plug-in: the list of backends that the demo itself keeps, pushed whenever it changes."""
-
-    def __init__(self) -> None:
-        super().__init__(lbkit.Target.parse("demo:///echo", ()))
-        self._sink: lbkit.Sink | None = None
-        self._answer = lbkit.Resolution(())
-
-    def update(self, weights: Mapping[Backend, float]) -> None:
-        """Replace the list."""
-        endpoints = [lbkit.Endpoint(backend.address, weight=weight) for backend, weight in weights.items()]
-        self._answer = lbkit.Resolution(tuple(endpoints))
-        if self._sink is not None:
-            self._sink.update(self._answer)
-
-    async def run(self, sink: lbkit.Sink) -> None:
-        """Push the list, and again from ``update``."""
-        self._sink = sink
-        sink.update(self._answer)
-        await asyncio.get_running_loop().create_future()  # until the channel is closed
 
 
 class Look(NamedTuple):
@@ -58,18 +37,22 @@ class Stage:
 
     Args:
         fleet: the processes.
-        listed: says to the channel who is there.
+        records: of the backends in the registry.
         channel: what is called on.
         load: who calls.
         over: every call that is over, in the order of their ends.
         calls: how many each act judges by.
         limit_s: how long an act waits for these.
+
+    Attributes:
+        serving: who should get calls, by what the acts have done to them.
+        download: how far it is, while there is one.
     """
 
     def __init__(
         self,
         fleet: Fleet,
-        listed: Listed,
+        records: Records,
         channel: lbkit.Channel,
         load: Load,
         over: Sequence[Record],
@@ -78,26 +61,34 @@ class Stage:
         limit_s: float,
     ) -> None:
         self.fleet = fleet
+        self.records = records
         self.channel = channel
         self.load = load
         self.over = over
         self.calls = calls
         self.limit_s = limit_s
-        self.on_list: list[Backend] = []  # by what the resolver says
-        self.download: Progress | None = None  # while there is one
-        self._listed = listed
+        self.serving: list[Process] = []
+        self.download: Progress | None = None
 
-    def announce(self, backends: Sequence[Backend], weights: Sequence[float] = ()) -> None:
-        """Tell the channel, through its resolver, who is there now, and with which weights; 1 if none are given."""
-        self.on_list = [*backends]
-        self._listed.update(dict(zip(backends, weights or [1.0] * len(backends), strict=True)))
+    async def weigh(self, weights: Sequence[float]) -> float | None:
+        """Put these weights of those who serve into the registry; return after how many seconds calls go by them.
 
-    async def settled(self) -> None:
-        """Wait until calls go by what was announced: the channel publishes it a turn of its loop later.
-
-        Calls that are late may all be made in that turn, and then would count as if they came after it.
+        None if that takes too long.
         """
+        clock = asyncio.get_running_loop().time
+        wanted = {backend.address: weight for backend, weight in zip(self.serving, weights, strict=True)}
+        began = clock()
+        await self.records.weigh(wanted)
+        if await self.until(lambda: self._weights() == wanted, self.limit_s) is None:
+            return None
+        took_s = clock() - began
+        # The channel publishes it a turn of its loop later. Calls that are late may all be made in that turn, and then
+        # would count as if they came after it.
         await asyncio.sleep(_LOOK_EVERY_S)
+        return took_s
+
+    def _weights(self) -> dict[str, float]:
+        return {address: look.weight for address, look in self.looks().items()}
 
     def looks(self) -> dict[str, Look]:
         """Return each subchannel's state by its address."""
@@ -117,12 +108,16 @@ class Stage:
                 return clock() - began
         return None
 
-    def ready(self, backend: Backend) -> bool:
+    def listed(self, backend: Process) -> bool:
+        """Whether it is in the list that the channel has from the registry."""
+        return backend.address in self.looks()
+
+    def ready(self, backend: Process) -> bool:
         """Whether calls can be sent to it."""
         look = self.looks().get(backend.address)
         return look is not None and look.state == lbkit.ConnectivityState.READY.text
 
-    def in_flight_on(self, backend: Backend) -> set[Record]:
+    def in_flight_on(self, backend: Process) -> set[Record]:
         """Return the calls that were sent to it and are not over."""
         return {record for record in self.load.running if record.address == backend.address}
 
