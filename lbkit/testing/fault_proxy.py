@@ -44,6 +44,7 @@ class FaultProxy:
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: dict[Direction, set[asyncio.StreamWriter]] = {"up": set(), "down": set()}
+        self._ended: set[asyncio.StreamWriter] = set()  # half-closed: what comes for them is lost
         self._open: dict[Direction, asyncio.Event] = {"up": asyncio.Event(), "down": asyncio.Event()}
         self._delay_s = 0.0
         self._rate = 0.0  # bytes a second; 0 for all that come
@@ -92,7 +93,8 @@ class FaultProxy:
             writer.transport.abort()
 
     def half_close(self, direction: Direction = "down") -> None:
-        """End the bytes in one direction of every connection there is; the other goes on."""
+        """End the bytes in one direction of every connection there is; the other goes on. What comes after is lost."""
+        self._ended |= self._writers[direction]
         for writer in self._writers[direction]:
             with suppress(OSError):
                 writer.write_eof()
@@ -145,6 +147,7 @@ class FaultProxy:
             writer.write_eof()
         finally:
             self._writers[direction].discard(writer)
+            self._ended.discard(writer)
 
     async def _pass_on(self, direction: Direction, data: bytes, writer: asyncio.StreamWriter) -> None:
         while data:
@@ -153,6 +156,8 @@ class FaultProxy:
             if self._rate:
                 size = max(1, int(self._rate / _SLICES_PER_SECOND))
                 await asyncio.sleep(size / self._rate)
+            if writer in self._ended:
+                return
             writer.write(data[:size])
             data = data[size:]
             await writer.drain()

@@ -132,8 +132,10 @@ async def test_a_half_closed_connection_goes_on_in_the_other_direction() -> None
         proxy.half_close("down")
         assert await client.reader.read() == b""
         assert peer.ends == []
-        client.writer.write(b"still heard")
+        client.writer.write(b"still heard, and answered in vain")
         await client.writer.drain()
+        client.writer.write_eof()
+        await until(lambda: peer.ends == ["eof"])
     async with connected() as (proxy, client, peer):
         proxy.half_close("up")
         await until(lambda: peer.ends == ["eof"])

@@ -51,6 +51,7 @@ class Node:
         implementation: ``lbkit`` or ``grpcio``.
         parent: the process that it dies with, also while it is stopped by a signal.
         fails: it answers unary calls with UNAVAILABLE, once it has entered them.
+        register: the target that it registers itself with; empty for none.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Node:
     implementation: str = "lbkit"
     parent: int = 0
     fails: bool = False
+    register: str = ""
 
 
 class Seen:
@@ -157,7 +159,7 @@ async def run_lbkit(node: Node) -> None:
         for name, server in zip(names, servers, strict=True):
             server.add(kinds_pb2, "Kinds", Kinds(name, journal, seen, fails=node.fails))
             ports += [server.bind(f"127.0.0.1:{port}") for port in node.ports]
-            await stack.enter_async_context(server.serving(grace=_GRACE_S))
+            await stack.enter_async_context(server.serving(grace=_GRACE_S, register=node.register or None))
         gc.collect()
         gc.freeze()
         say(ports=ports)
