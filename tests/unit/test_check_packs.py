@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from lbkit.testing import check_balancer, check_resolver
+from lbkit.testing import check_balancer, check_resolver, fake_consul, fake_dns, fake_kubernetes, registry
 from lbkit_resolvers.manual import Manual
-from tests.support.dns import SERVFAIL, name_server, records
 
 
 def names(group: str) -> list[str]:
@@ -40,11 +39,21 @@ def test_policy_keeps_the_rules(name: str, seed: int) -> None:
 
 # For each scheme targets that have an answer here and now, without a network; {folder} is one that the test made.
 TARGETS: dict[str, list[str]] = {
+    "consul": ["consul://{consul}/checked"],
+    "debounce": ["debounce:///?quiet=1s&of=manual:///checked"],
     "dns": ["dns:///127.0.0.1:50051", "dns:///[::1]:50051", "dns:///localhost:50051", "localhost:50051"],
+    "etcd": ["etcd://{registry}/checked"],
+    "fallback": ["fallback:///?a=manual:///checked&b=static:///10.0.0.2:50051"],
     "file": ["file://{folder}/endpoints.json", "file://{folder}/list.json?poll=100ms"],
+    "filter": ["filter:///?zone=eu,&version!=6&of=manual:///checked"],
+    "guard": ["guard:///?max_loss=30&of=static:///10.0.0.1:50051"],
     "ipv4": ["ipv4:10.0.0.1:50051,10.0.0.2:50051"],
     "ipv6": ["ipv6:[2001:db8::1]:50051,[2001:db8::2]:50051"],
+    "k8s": ["k8s:///checked:grpc?kubeconfig={kubeconfig}"],
+    "kubernetes": ["kubernetes:///checked.default?kubeconfig={kubeconfig}"],
+    "last-good": ["last-good:///?file={folder}/good.json&of=guard:///?of=manual:///checked"],
     "manual": ["manual:///checked"],
+    "merge": ["merge:///?a=manual:///checked&b=ipv4:10.0.0.2:50051"],
     "passthrough": ["passthrough:///localhost:50051"],
     "static": ["static:///10.0.0.2:50051,10.0.0.1:50051", "static:///10.0.0.1:50051?weight=3,10.0.0.2:50051"],
     "unix": ["unix:///run/lbkit/check.sock", "unix:check.sock"],
@@ -65,8 +74,19 @@ async def test_resolver_keeps_the_rules(scheme: str, folder: Path) -> None:
     assert scheme in TARGETS, "a resolver of ours needs an example target in this file"
     backends = Manual("checked")  # for manual:///checked, which lives as long as this test
     backends.update(["10.0.0.1:50051"])
-    for target in TARGETS[scheme]:
-        await check_resolver(target.format(folder=folder))
+    async with registry() as store, fake_kubernetes() as cluster, fake_consul() as consul:
+        consul.put("checked", "10.0.0.1:50051")
+        cluster.set("checked", "10.0.0.1:50051")
+        store.put("checked/a", json.dumps({"Op": 0, "Addr": "10.0.0.1:50051", "Metadata": None}))
+        for target in TARGETS[scheme]:
+            await check_resolver(
+                target.format(
+                    folder=folder,
+                    registry=store.address,
+                    kubeconfig=cluster.kubeconfig,
+                    consul=consul.address,
+                )
+            )
 
 
 async def test_file_resolver_says_that_its_file_is_gone(folder: Path) -> None:
@@ -84,20 +104,17 @@ async def test_file_resolver_says_that_its_file_is_gone(folder: Path) -> None:
 
 
 async def test_dns_resolver_says_that_its_server_fails() -> None:
-    async with name_server() as server:
-        answers = records("10.0.0.2", "10.0.0.1")
-        server.say("greeter.test", "A", answers)
+    async with fake_dns() as server:
+        server.set("greeter.test", "A", "10.0.0.2", "10.0.0.1")
 
         @contextmanager
         def failing() -> Iterator[None]:
-            server.say("greeter.test", "A", SERVFAIL)
-            server.say("greeter.test", "AAAA", SERVFAIL)
+            server.fail("REFUSED")
             yield
-            server.say("greeter.test", "A", answers)
-            server.say("greeter.test", "AAAA", records())
+            server.heal()
 
         await check_resolver(
-            f"dns://{server.address}:{server.port}/greeter.test:50051",
+            server.target("greeter.test:50051"),
             expect=["10.0.0.1:50051", "10.0.0.2:50051"],
             outage=failing,
             lookups=lambda: len(server.asked) // 2,
