@@ -101,6 +101,16 @@ async def test_port_0_is_passed_over() -> None:
     assert await endpoints(names) == [("10.0.0.2:1", 1)]
 
 
+async def test_trouble_with_the_best_hosts_is_no_reason_to_leave_a_list_for_the_next_priority() -> None:
+    asking = service()
+    names = Names("10 1 1 new.", "20 1 1 b.", new=ResolverError("no answer"), b="10.0.0.2")
+    assert await endpoints(names, asking) == [("10.0.0.2:1", 1)]  # at the start it is better than nothing
+    with pytest.raises(ResolverError, match="no answer"):
+        await endpoints(names, asking)
+    names.hosts["new"] = NoSuchNameError("no new")
+    assert await endpoints(names, asking) == [("10.0.0.2:1", 1)]
+
+
 async def test_best_priority_that_has_addresses_counts() -> None:
     names = Names("10 1 1 a.", "20 1 2 b.", "30 1 3 c.", b="10.0.0.2", c="10.0.0.3")
     assert await endpoints(names) == [("10.0.0.2:2", 1)]

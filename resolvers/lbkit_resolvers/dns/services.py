@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lbkit.address import Address, Endpoint
 from lbkit.errors import ResolverError
-from lbkit_resolvers.dns.answers import Ask, Found, Listed
+from lbkit_resolvers.dns.answers import Ask, Found, Listed, NoSuchNameError
 from lbkit_resolvers.dns.families import Families, backends_of
 from lbkit_resolvers.dns.hold import Hold
 
@@ -58,6 +58,7 @@ class Service:
         self._hosts: dict[str, Families] = {}
         self._known: dict[str, Found] = {}  # the last good answer about each host
         self._complaints: dict[str, str] = {}  # by host; "" for the list itself
+        self._listed = False  # there was a list with endpoints
 
     @property
     def due_s(self) -> float:
@@ -67,7 +68,8 @@ class Service:
     async def look_up(self, ask: Ask, now_s: float) -> Listed:
         """Return the endpoints of the best priority that has any, or of all, each with its priority in ``metadata``.
 
-        A host that cannot be looked up keeps its last addresses.
+        A host that cannot be looked up keeps its last addresses. Where none of the best priority can, the next one counts
+        at the start only: later the list that there is stays.
 
         Raises:
             NoSuchNameError: there is no such service.
@@ -89,7 +91,13 @@ class Service:
             endpoints = _endpoints(group, answers)
             if endpoints:
                 ttl_s = min(found.ttl_s, *(answer.ttl_s for answer in answers.values()))
+                self._listed = True
                 return Listed(endpoints, ttl_s, found.server)
+            passing = [error for error in failures if not isinstance(error, NoSuchNameError)]
+            if (
+                passing and self._listed
+            ):  # that nobody could say where the best are does not make others the best
+                raise passing[0]
         if failures:
             raise failures[0]
         return Listed((), found.ttl_s, found.server)
