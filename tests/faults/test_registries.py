@@ -1,4 +1,4 @@
-"""Figures D1 to D6: what the loss of a registry, and a registry in a hurry, do to the calls of its clients."""
+"""Figures D1 to D7: what the loss of a registry, and a registry in a hurry, do to the calls of its clients."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from tests.bench.processes import cpu_seconds
 from tests.faults.fleet import ROOT, Fleet
 from tests.faults.load import Load, kinds, milliseconds, tell
 from tests.faults.uids import check
+from tests.support.consul_server import consul
 from tests.support.etcd_server import Etcd, etcd, etcd_cluster, free_ports
 from tests.support.servers import all_connected, until
 
@@ -34,6 +35,7 @@ RATE = 300
 OUTAGE_S = 20.0
 SEEN_WITHIN_S = 3.0
 PUTS = 100
+CHANGES = 20
 MANY = 1000
 UPDATES_PER_S = 20
 
@@ -335,3 +337,34 @@ async def test_d6_rolling_restart_of_registered_backends_fails_no_call(tmp_path:
             assert not load.failed()
             assert found.good
             assert {call.backend for call in load.calls} == {backend.name for backend in fleet.backends}
+
+
+async def test_d7_change_in_consul_reaches_the_picker(tmp_path: Path) -> None:
+    Noting.forget()
+    loop = asyncio.get_running_loop()
+    server = lbkit.Server()
+    port = server.bind("127.0.0.1:0")
+    with consul(tmp_path) as agent:
+
+        def weigh(weight: int) -> None:
+            agent.put("one", f"127.0.0.1:{port}", Weights={"Passing": weight, "Warning": 1})
+
+        await asyncio.to_thread(weigh, 1)
+        async with (
+            server.serving(),
+            lbkit.Channel(f"consul://{agent.address}/one", balancer="tests_noting") as channel,
+        ):
+            await channel.ready(10.0)
+            took = []
+            for number in range(CHANGES):
+                await asyncio.sleep(
+                    1.1
+                )  # what Consul is asked at most: more often than that, changes wait for each other
+                Noting.fresh.clear()
+                began = loop.time()
+                await asyncio.to_thread(weigh, number + 2)
+                async with asyncio.timeout(5.0):
+                    await Noting.fresh.wait()
+                took.append(Noting.pickers[-1] - began)
+    tell("D7 change in Consul to picker", CHANGES, 0, milliseconds(took))
+    assert statistics.median(took) < 0.1
