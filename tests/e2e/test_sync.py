@@ -33,6 +33,7 @@ from tests.support.servers import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 HELD_S = 30.0
+STANDING = 20  # looks at a thread that has not moved meanwhile, 5 ms apart: it waits
 
 
 @pytest.fixture(autouse=True)
@@ -192,16 +193,36 @@ def test_ready_says_when_it_was_not() -> None:
             channel.ready(0.1)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """What Python does with SIGINT, unless it was started in the background of a script, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_when(entered: threading.Event) -> None:
     """Have this thread, the main one, interrupted once it waits for a call."""
+    main = threading.get_ident()
+
+    def place() -> tuple[object, int]:
+        frame = sys._current_frames()[main]
+        return frame, frame.f_lasti
 
     def interrupt() -> None:
         assert entered.wait(PATIENCE_S)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        # The handler may have begun before this thread got to where it waits.
+        before, same = place(), 0
+        while same < STANDING:
+            time.sleep(0.005)
+            now = place()
+            before, same = now, same + 1 if now == before else 0
+        signal.pthread_kill(main, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("kind", list(WAYS))
 def test_keyboard_interrupt_cancels_the_call_that_is_waited_for(kind: str) -> None:
     class Streaming(Held):
