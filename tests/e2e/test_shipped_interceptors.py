@@ -189,9 +189,11 @@ async def test_both_sides_log_each_call_at_its_end(caplog: pytest.LogCaptureFixt
         await until(lambda: len(caplog.records) >= 15)  # one is of the handler that raised
     for side in ("client", "server"):
         records: list[Any] = [r for r in caplog.records if r.name == f"lbkit.access.{side}"]
-        assert [record.code for record in records] == [
-            "OK", "OK", "OK", "OK", "ALREADY_EXISTS", "UNKNOWN", "DEADLINE_EXCEEDED",
-        ]  # fmt: skip
+        codes = [record.code for record in records]
+        assert codes[:-1] == ["OK", "OK", "OK", "OK", "ALREADY_EXISTS", "UNKNOWN"]
+        # On a busy machine the client's reset may come before the server has looked at the clock itself.
+        late = {"DEADLINE_EXCEEDED"} if side == "client" else {"DEADLINE_EXCEEDED", "CANCELLED"}
+        assert codes[-1] in late
         levels = [record.levelname for record in records]
         assert levels == ["INFO"] * 4 + ["WARNING", "ERROR", "WARNING"]
         assert {record.method for record in records[4:]} == {PATH}
