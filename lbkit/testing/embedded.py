@@ -31,7 +31,7 @@ class EmbeddedRegistry:
         try:
             self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._place.bind((_HOST, port))
-        except BaseException:
+        except BaseException:  # whatever it was: no socket is left behind
             self._place.close()
             raise
         self.address = registry.address = f"{_HOST}:{self._place.getsockname()[1]}"

@@ -116,7 +116,7 @@ def _replace(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(descriptor)
         Path(name).replace(path)
-    except BaseException:
+    except BaseException:  # whatever it was: no half-written file is left behind
         with suppress(OSError):
             Path(name).unlink()
         raise
