@@ -29,25 +29,28 @@ from tests.support.servers import PATIENCE_S
 
 
 def test_blocking_call_on_the_loops_own_thread_is_refused_at_once() -> None:
-    with blocking_server() as port, blocking_channel(port) as channel:
+    servicer = Held()
+    with blocking_server(servicer) as port, blocking_channel(port) as channel:
         stub = channel.stub(kinds_pb2, "Kinds")
-        raised: list[BaseException] = []
-        done = threading.Event()
+        raised: list[str] = []
+        told = threading.Event()
 
         def callback(_: Any) -> None:
             for misuse in (lambda: stub.UnaryUnary(Item()), channel.close, lambda: channel.ready(1.0)):
                 try:
                     misuse()
                 except lbkit.UsageError as error:
-                    raised.append(error)
-            done.set()
+                    raised.append(str(error))
+            told.set()
 
-        held = stub.UnaryStream(Item(number=1))
-        held.add_done_callback(callback)
-        list(held)
-        assert done.wait(PATIENCE_S)
-    # The callback may have come in this thread, if the call was over before it was added.
-    assert all("would wait for itself" in str(error) for error in raised)
+        future = stub.UnaryUnary.future(Item())
+        assert servicer.entered.wait(PATIENCE_S)
+        future.add_done_callback(callback)  # the call is not over: it comes on the loop's thread
+        servicer.go.set()
+        future.result(timeout=PATIENCE_S)
+        assert told.wait(PATIENCE_S)
+    assert len(raised) == 3
+    assert all("would wait for itself" in each for each in raised)
 
 
 def test_coroutine_of_a_servicer_is_told_not_to_block_its_loop() -> None:
