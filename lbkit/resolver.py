@@ -61,6 +61,14 @@ class Sink(ABC):
         after it unasked.
         """
 
+    async def pause(self, seconds: float) -> bool:
+        """Sleep before trying again what failed. True if ``Channel.reset_backoff`` ended it: start over with short ones.
+
+        Only a resolver that goes on by itself after a failure needs this: the wait of one that raises is the channel's.
+        """
+        await asyncio.sleep(seconds)
+        return False
+
 
 # What may stand in an authority as it is (RFC 3986 3.2): unreserved, sub-delims, and those of host and port.
 _AUTHORITY = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:[]@")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING
 
@@ -54,7 +53,7 @@ class ResolverHost(Sink):
         self._wanted = asyncio.Event()
         self._heard_at = float("-inf")  # when it last gave an answer, or said that there is none
         self._task: asyncio.Task[None] | None = None
-        self._pause: asyncio.Event | None = None  # during the back-off: set to end it
+        self._resumed = asyncio.Event()  # set, and replaced, to end all pauses
 
     def start(self) -> None:
         """Run the resolver as a task of the running loop."""
@@ -66,10 +65,10 @@ class ResolverHost(Sink):
         self._wanted.set()
 
     def reset_backoff(self) -> None:
-        """Run a resolver that failed now, instead of after its back-off."""
+        """Run a resolver that failed now, instead of after its back-off; end a pause that it makes."""
         self._backoff.reset()
-        if self._pause is not None:
-            self._pause.set()
+        self._resumed.set()
+        self._resumed = asyncio.Event()
 
     async def close(self) -> None:
         """Cancel the resolver and wait for its end."""
@@ -119,6 +118,15 @@ class ResolverHost(Sink):
                 await asyncio.sleep(pause)
         self._wanted.clear()  # only now: this grants what was asked meanwhile too, and a cancellation loses nothing
 
+    async def pause(self, seconds: float) -> bool:
+        """Sleep so long, or until ``reset_backoff``."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._resumed.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def _failed(self, error: Exception) -> None:
         if str(error) != str(self.error):  # once, as it may stay so for long
             _log.warning("resolver of %s: %s", self._resolver.target, error)
@@ -143,8 +151,5 @@ class ResolverHost(Sink):
                 self._failed(error)
             else:
                 return
-            self._pause = asyncio.Event()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._backoff.next_delay()):
-                    await self._pause.wait()
-            self._pause = None
+            if await self.pause(self._backoff.next_delay()):
+                self._backoff.reset()

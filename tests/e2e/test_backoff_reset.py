@@ -13,6 +13,7 @@ from lbkit import ConnectivityState
 from lbkit.resolver import Resolver, Sink
 from lbkit.target import Target
 from lbkit.testing import MemoryNetwork, memory_channel, virtual_time
+from lbkit_resolvers.combinators import Debounce
 from tests.support.servers import Backend, Item, echo, unary
 
 SLOW = lbkit.BackoffPolicy(initial_s=100.0, multiplier=10.0, jitter=0.0, maximum_s=3600.0)
@@ -71,24 +72,61 @@ class Failing(Resolver):
         await self._network.run(sink)
 
 
-@virtual_time
-async def test_a_resolver_that_failed_is_run_at_once() -> None:
-    network = MemoryNetwork()
-    server = Backend(echo).server
-    network.add(server)
-    await server.start()
-    resolver = Failing(network)
-    options: dict[str, Any] = {"resolver": resolver, "connector": network, "random": random.Random(1)}
-    async with lbkit.Channel("failing:///x", **options) as channel:
-        channel.get_state(try_to_connect=True)
-        await asyncio.sleep(1000)
-        starts, resolver.works = resolver.starts, True
-        began = asyncio.get_running_loop().time()
-        channel.reset_backoff()
-        await unary(channel)(Item(), wait_for_ready=True)
-        assert asyncio.get_running_loop().time() - began < 1.0
-        assert resolver.starts == starts + 1
-    await server.stop()
+class Pausing(Failing):
+    """Goes on by itself after a failure."""
+
+    async def run(self, sink: Sink) -> None:
+        while True:
+            try:
+                await super().run(sink)
+            except OSError as error:
+                sink.fail(error)
+            await sink.pause(500.0)
+
+
+@pytest.mark.parametrize("inside", ["the channel", "a combinator", "a combinator in another"])
+@pytest.mark.parametrize("kind", [Failing, Pausing])
+def test_a_resolver_that_failed_tries_again_at_once(kind: type[Failing], inside: str) -> None:
+    @virtual_time
+    async def body() -> None:
+        network = MemoryNetwork()
+        server = Backend(echo).server
+        network.add(server)
+        await server.start()
+        failing = kind(network)
+        resolver: Resolver = failing
+        for _ in range(inside.count("combinator") + inside.count("another")):
+            resolver = Debounce(resolver)
+        options: dict[str, Any] = {"resolver": resolver, "connector": network, "random": random.Random(1)}
+        async with lbkit.Channel("failing:///x", **options) as channel:
+            channel.get_state(try_to_connect=True)
+            await asyncio.sleep(1000)
+            starts, failing.works = failing.starts, True
+            began = asyncio.get_running_loop().time()
+            channel.reset_backoff()
+            await unary(channel)(Item(), wait_for_ready=True)
+            assert asyncio.get_running_loop().time() - began < 1.0
+            assert failing.starts == starts + 1
+        await server.stop()
+
+    body()
+
+
+@pytest.mark.parametrize("inside", ["the channel", "a combinator"])
+def test_a_resolver_fails_with_short_waits_again(inside: str) -> None:
+    @virtual_time
+    async def body() -> None:
+        failing = Failing(MemoryNetwork())
+        options: dict[str, Any] = {"resolver": failing if inside == "the channel" else Debounce(failing)}
+        async with lbkit.Channel("failing:///x", **options, random=random.Random(1)) as channel:
+            channel.get_state(try_to_connect=True)
+            await asyncio.sleep(1000)  # waits of 120 s by now
+            channel.reset_backoff()
+            starts = failing.starts
+            await asyncio.sleep(10)
+            assert failing.starts >= starts + 4
+
+    body()
 
 
 @virtual_time

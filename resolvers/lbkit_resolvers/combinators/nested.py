@@ -61,6 +61,10 @@ class Inner(ResolverHost):
             self._backoff.reset()
         return self.verdict
 
+    async def pause(self, seconds: float) -> bool:
+        """Sleep so long, or until the channel's ``reset_backoff``."""
+        return await self._of.sink.pause(seconds)
+
     def _told(self, resolution: Resolution) -> Verdict:
         return self._of.update(self, resolution)
 

@@ -130,7 +130,7 @@ class _Run:
                 if error.status not in _REFUSED:
                     raise
                 self._sink.fail(ResolverError(str(error)))
-                await asyncio.sleep(_REFUSED_S * self._sink.random.uniform(1 - _SPREAD, 1 + _SPREAD))
+                await self._sink.pause(_REFUSED_S * self._sink.random.uniform(1 - _SPREAD, 1 + _SPREAD))
                 self._index = 0
             else:
                 await self._take(answer, worth_of(answer.headers, self._index))

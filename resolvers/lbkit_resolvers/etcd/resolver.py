@@ -139,7 +139,8 @@ class _Following:
                     self._client.next_member()
                 elif error.kind is Kind.STALE_TOKEN:
                     self._client.renew_token()
-                await asyncio.sleep(self._wait(error.kind))
+                if await self._sink.pause(self._wait(error.kind)):
+                    self._waits.clear()
 
     def close(self) -> None:
         """Publish nothing more."""

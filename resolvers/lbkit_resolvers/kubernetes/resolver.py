@@ -63,10 +63,11 @@ class KubernetesResolver(Resolver):
 
     async def run(self, sink: Sink) -> None:
         """Follow the slices; what fails is reported here, and tried again."""
+        backoff = Backoff(self.backoff, sink.random)
         follower = Follower(
             sink,
             self._service.port,
-            backoff=Backoff(self.backoff, sink.random),
+            backoff=backoff,
             timing=self._timing,
             resync_s=self._resync_s,
             complaints=Complaints(str(self.target)),
@@ -78,7 +79,8 @@ class KubernetesResolver(Resolver):
                         await follower.follow(api)
                 except Failure as failure:
                     pause = follower.after(failure)
-                await asyncio.sleep(pause)
+                if await sink.pause(pause):
+                    backoff.reset()
         finally:
             follower.close()
 
