@@ -18,6 +18,7 @@ from tests.bench.processes import cpu_seconds
 from tests.faults.node import Node
 from tests.faults.uids import read
 from tests.support.servers import target_of
+from tests.support.tied import tied
 
 ROOT = Path(__file__).parents[2]
 _READY_WITHIN_S = 60.0
@@ -49,10 +50,7 @@ class Backend:
     async def start(self) -> None:
         """Start the process, and wait until it listens."""
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.faults.node",
-            json.dumps(asdict(self.node)),
+            *tied([sys.executable, "-m", "tests.faults.node", json.dumps(asdict(self.node))]),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=ROOT,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.etcd_server import free_ports
+from tests.support.tied import tied
 from tests.support.tools import needed, server
 
 READY_S = 30.0
@@ -53,17 +54,22 @@ class Consul:
     def start(self) -> None:
         """Start it, with nothing registered; see ``ready``."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(tied(self._command), stdout=log, stderr=log)
 
     def ready(self) -> None:
-        """Wait until it has a leader, and has put itself into the catalogue. Blocks."""
+        """Wait until it has a leader, and has put itself into the catalogue, with all that it knows of its node. Blocks.
+
+        That comes a moment later, and ends the blocking queries for all services of the node.
+        """
         assert self.process is not None
         until = time.monotonic() + READY_S
         while time.monotonic() < until:
             assert self.process.poll() is None, self.log.read_text()[-2000:]
             try:
-                if self.api("GET", "/v1/status/leader") and self.api("GET", "/v1/health/service/consul"):
-                    return
+                if self.api("GET", "/v1/status/leader"):
+                    entries = self.api("GET", "/v1/health/service/consul")
+                    if entries and entries[0]["Node"]["Meta"]:
+                        return
             except OSError:
                 pass
             time.sleep(0.02)

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
+from tests.support.tied import tied
 from tests.support.tools import needed, server
 
 READY_S = 30.0
 
 
+_claims: list[IO[bytes]] = []  # a file in which a byte is locked for each port that this process was given
+_claimed: set[int] = set()
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody has just now, and that nobody will be given by chance: below those of outgoing connections."""
-    with ExitStack() as stack:
-        found: list[int] = []
-        while len(found) < count:
-            sock = stack.enter_context(socket.socket())
-            port = random.randrange(12_000, 32_000)
-            with suppress(OSError):
-                sock.bind(("127.0.0.1", port))
-                found.append(port)
-        return found
+    """Ports that nobody has just now, and that nobody will be given by chance: below those of outgoing connections.
+
+    They are this process's until it ends: another one that runs tests could take them before the program that they are
+    for has started, or while it is down.
+    """
+    if not _claims:
+        _claims.append((Path(tempfile.gettempdir()) / f"lbkit-test-ports-{os.getuid()}").open("ab"))
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(12_000, 32_000)
+        if port in _claimed:
+            continue
+        with suppress(OSError), socket.socket() as sock:
+            fcntl.lockf(_claims[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            _claimed.add(port)
+            sock.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
 
 
 class Etcd:
@@ -66,9 +82,11 @@ class Etcd:
             "50",
             "--election-timeout",
             "500",
+            "--bcrypt-cost",  # of passwords: the least
+            "4",
         ]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)
+            self.process = subprocess.Popen(tied([*command, *self.options]), stdout=log, stderr=log)
 
     def ready(self) -> None:
         """Wait until it serves. Blocks."""
@@ -106,12 +124,13 @@ class Etcd:
 
 def etcdctl(address: str, *arguments: str, **variables: str) -> str:
     """Run etcdctl, of API version 3, against any server; return what it prints."""
-    command = [*needed(lambda: server("etcdctl")), "--endpoints", address, *arguments]
+    command = [*needed(lambda: server("etcdctl")), "--endpoints", address]
+    command += ["--command-timeout", "30s", "--dial-timeout", "30s", *arguments]  # not 5 s, and 2 s
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=40,
         check=False,
         env={**os.environ, "ETCDCTL_API": "3", **variables},
     )

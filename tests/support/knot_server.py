@@ -10,6 +10,7 @@ from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from tests.support.tied import tied
 from tests.support.tools import needed, server
 
 READY_S = 30.0
@@ -107,7 +108,9 @@ def knot(folder: Path) -> Generator[Knot, None, None]:
     (folder / "knot.conf").write_text(CONFIG.format(**names))
     (folder / f"{ZONE}.zone").write_text(RECORDS.format(**names))
     process = subprocess.Popen(
-        [*command, "-c", str(folder / "knot.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        tied([*command, "-c", str(folder / "knot.conf")]),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         running.ready(process)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.tied import tied
 from tests.support.tools import grpc_js
 
 ROOT = Path(__file__).parents[3]
@@ -72,7 +73,7 @@ def peer(name: str) -> Generator[PeerProcess, None, None]:
         Missing: it is grpc-js, and that is not installed.
     """
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.peers", name] if name != "grpc_js" else grpc_js(),
+        tied([sys.executable, "-m", "tests.support.peers", name] if name != "grpc_js" else grpc_js()),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment(),
