@@ -15,7 +15,8 @@ from lbkit.server import Server
 
 # What the supervisor says, a byte each; that it is gone is said by the end of the pipe.
 DRAIN, ABORT = b"d", b"a"
-READY = b"r"  # what the worker says
+# What the worker says: that it serves; that somebody asked it to end, which the supervisor decides about.
+READY, ASKED = b"r", b"e"
 
 
 def main(
@@ -66,9 +67,13 @@ async def _serve(
             at_once.set()
         end.set()
 
+    def asked() -> None:
+        with suppress(OSError):  # the reader notices as well
+            pipe.send(ASKED)
+
     loop.add_reader(pipe, told)
-    # As often as it comes: service managers send it to every process of a service.
-    loop.add_signal_handler(signal.SIGTERM, end.set)
+    # Service managers send it to every process of a service: who drained by itself would be missed.
+    loop.add_signal_handler(signal.SIGTERM, asked)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         if isinstance(make_server, str):

@@ -12,12 +12,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lbkit.address import Address
 from lbkit.backoff import Backoff, BackoffPolicy
 from lbkit.processes import child
-from lbkit.processes.supervisor import Supervisor
+from lbkit.processes.supervisor import Start, Supervisor
 from lbkit.registration import Registrations
 from lbkit.transport.server import file_of, listen, port_of, remove_file
 
@@ -64,7 +65,7 @@ def supervise(
             registrations.add(register, instance, sock, secure=tls is not None, propagation=propagation)
         asyncio.run(
             _run(
-                lambda serves, exited: _Process((name, sockets, tls, grace), serves, exited),
+                partial(_Process, (name, sockets, tls, grace)),
                 count,
                 grace,
                 start_timeout,
@@ -81,7 +82,7 @@ def supervise(
 
 
 async def _run(
-    start: Callable[[Callable[[], None], Callable[[int], None]], _Process],
+    start: Start,
     count: int,
     grace: float,
     start_timeout: float,
@@ -102,6 +103,7 @@ async def _run(
     def stop() -> None:
         """Leave the registries, then stop the workers; told again, wait for nobody."""
         if not leaving:
+            supervisor.prepare_to_stop()
             leaving.append(loop.create_task(leave()))
         else:
             registrations.hurry()
@@ -140,6 +142,7 @@ class _Process:
         self,
         work: tuple[Callable[[], Any] | str, list[socket.socket], Any, float],
         serves: Callable[[], None],
+        asked: Callable[[], None],
         exited: Callable[[int], None],
     ) -> None:
         # Only programs that serve this way pay for the import.
@@ -147,6 +150,7 @@ class _Process:
 
         self._loop = asyncio.get_running_loop()
         self._serves = serves
+        self._asked = asked
         self._exited = exited
         self._ours, theirs = socket.socketpair()
         self._ours.setblocking(False)
@@ -187,9 +191,11 @@ class _Process:
             said = self._ours.recv(64)
         except OSError:
             said = b""
-        if said:
+        if child.READY in said:
             self._serves()
-        else:
+        if child.ASKED in said:
+            self._asked()
+        if not said:
             self._loop.remove_reader(self._ours)
 
     def _ended(self) -> None:

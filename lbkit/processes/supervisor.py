@@ -38,7 +38,7 @@ class Process(Protocol):
         ...
 
 
-Start = Callable[[Callable[[], None], Callable[[int], None]], Process]
+Start = Callable[[Callable[[], None], Callable[[], None], Callable[[int], None]], Process]
 
 
 class Worker:
@@ -68,7 +68,8 @@ class Supervisor:
     """Keeps ``count`` workers serving until told to stop.
 
     Args:
-        start: starts a process, and calls its arguments when it serves, and when it has ended (with its exit status).
+        start: starts a process, and calls its arguments when it serves, when somebody else asked it to end, and when it
+            has ended (with its exit status).
         count: how many workers.
         grace: seconds that calls get when a worker stops.
         start_timeout: seconds that a worker may take until it serves.
@@ -100,6 +101,7 @@ class Supervisor:
         self._started = 0
         self._losses: deque[float] = deque()
         self._restart: asyncio.TimerHandle | None = None
+        self._renewing = True  # if that is wanted
         self._stopping = False
         self._failure: CrashLoopError | None = None
         self._done: asyncio.Future[None] = self._loop.create_future()
@@ -126,12 +128,18 @@ class Supervisor:
         self._stopping = True
         self._settle()
 
+    def prepare_to_stop(self) -> None:
+        """Renew nothing any more: ``stop`` comes in a moment. What is lost until then is replaced."""
+        self._renewing = False
+        for worker in self._workers:
+            worker.old = False
+        self._settle()
+
     def renew(self) -> None:
         """Replace every worker, one after the other: each drains when another one serves in its place."""
-        _log.info("renewing all workers")
-        for worker in self._workers:
-            worker.old = True
-        self._settle()
+        if self._renewing:
+            _log.info("renewing all workers")
+            self._replace(*self._workers)
 
     def resize(self, by: int) -> None:
         """Have more workers, or fewer, but one at least."""
@@ -140,6 +148,17 @@ class Supervisor:
         self._settle()
 
     # Inside
+
+    def _asked(self, worker: Worker) -> None:
+        """Renew a worker that got a signal. If that was for all processes of the service, ours is on its way."""
+        if self._renewing and worker.state in {STARTING, READY}:
+            _log.info("%s was asked to end; another one will serve in its place", worker)
+            self._replace(worker)
+
+    def _replace(self, *workers: Worker) -> None:
+        for worker in workers:
+            worker.old = True
+        self._settle()
 
     def _settle(self) -> None:
         """Start and retire what the wanted number asks for."""
@@ -174,6 +193,7 @@ class Supervisor:
         self._time(worker, self._start_timeout)
         worker.process = self._start(
             lambda: self._given(worker, life.SERVES, 0),
+            lambda: self._asked(worker),
             lambda status: self._given(worker, life.EXITED, status),
         )
 

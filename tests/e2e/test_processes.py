@@ -23,6 +23,7 @@ from lbkit.testing import registry
 from tests.faults.uids import Ledger, check, read
 from tests.support.protos import helloworld_pb2, kinds_pb2
 from tests.support.servers import PATIENCE_S, QUICK, Item, unary, until
+from tests.support.tied import tied
 from tests.support.worker_app import DIE, make_server
 
 ROOT = Path(__file__).parents[2]
@@ -74,9 +75,7 @@ class Program:
 async def program(*arguments: str, **variables: str) -> AsyncGenerator[Program, None]:
     """Start ``python -m``; wait until it says where it serves. Its process group is killed at the end."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        *arguments,
+        *tied([sys.executable, "-m", *arguments]),
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT}", **variables},
         stdout=asyncio.subprocess.PIPE,
@@ -270,6 +269,20 @@ async def test_workers_are_added_and_taken_away_by_signals() -> None:
         assert await running.pid() in running.workers()
 
 
+async def test_worker_that_is_asked_to_end_goes_when_another_serves_in_its_place() -> None:
+    async with program(APP, "1") as running, running.channel() as channel:
+        (worker,) = running.workers()
+        call = unary(channel)(Item(text="slow", number=1000), timeout=WITHIN_S)
+        await until(lambda: channel.subchannels() and channel.subchannels()[0].in_flight)
+        assert await running.pid() == worker
+        os.kill(worker, signal.SIGTERM)
+        async with asyncio.timeout(WITHIN_S):
+            while await running.pid() == worker:  # there is always one that takes calls
+                pass
+        assert (await call).number == worker
+        await eventually(lambda: not alive(worker) and len(running.workers()) == 1)
+
+
 async def test_workers_end_when_the_supervisor_is_killed() -> None:
     async with program(APP, "2") as running, running.channel() as channel:
         workers = running.workers()
@@ -301,21 +314,27 @@ async def test_command_serves_a_function_by_its_name(name: str, tmp_path: Path) 
         assert not alive_socket(tmp_path)
 
 
-async def test_all_workers_are_one_record_which_is_gone_before_they_stop() -> None:
+@pytest.mark.parametrize("to", ["the supervisor", "the whole group"])
+async def test_all_workers_are_one_record_which_is_gone_before_they_stop(to: str) -> None:
     async with registry() as listed:
         arguments = ("--bind", "0.0.0.0:0", "--workers", "2", "--quiet", "--register", listed.target("app"))
-        async with program("lbkit", "serve", f"{APP}:make_server", *arguments) as running:
+        patience = ("--propagation", "600", "--grace", "600")
+        async with program("lbkit", "serve", f"{APP}:make_server", *arguments, *patience) as running:
+            send = running.signal if to == "the supervisor" else partial(os.killpg, running.process.pid)
             port = running.address.rpartition(":")[2]
             await eventually(lambda: list(listed.items("app/")) == [f"app/127.0.0.1:{port}".encode()])
             async with lbkit.Channel(listed.target("app")) as channel:
-                call = unary(channel)(Item(text="slow", number=600), timeout=PATIENCE_S)
+                call = unary(channel)(Item(text="slow", number=60_000))
                 await until(lambda: channel.subchannels() and channel.subchannels()[0].in_flight)
-                running.signal(signal.SIGTERM)
+                before = running.workers()
+                send(signal.SIGTERM)
                 await eventually(lambda: not listed.items("app/"))
-                assert len(running.workers()) == 2  # clients have two seconds to hear of it
+                # Clients have time to hear of it.
+                assert {await running.pid() for _ in range(10)} <= before <= running.workers()
                 running.signal(signal.SIGTERM)  # or not
-                with pytest.raises(lbkit.RpcError):
+                with pytest.raises(lbkit.RpcError) as caught:
                     await call
+                assert caught.value.code() is StatusCode.UNAVAILABLE
             assert await running.end() == (0, f"{APP}:make_server has stopped\n")
 
 
