@@ -25,6 +25,7 @@ _log = logging.getLogger("lbkit.registration")
 
 _REGISTER_S = 15.0  # that one try may take: a registrar should give up sooner, and say why
 _DEREGISTER_S = 3.0  # that taking the record back may take; after that it has to expire
+_HURRY_S = 0.5  # that it may still take once somebody has lost patience: a registry that is well needs less
 _WAIT_JITTER = 0.2  # of the waits that registrars ask for
 
 
@@ -147,6 +148,11 @@ class Registration:
             self._leaving = asyncio.get_running_loop().create_task(self._leave(), context=Context())
         await asyncio.shield(self._leaving)
 
+    def abandon(self) -> None:
+        """Tell that nobody waits for ``close`` any more, if it has not done yet what it does."""
+        if not self.ended:
+            self._log_leftover("that took too long")
+
     @property
     def ended(self) -> bool:
         """Whether ``close`` has done all that it does."""
@@ -215,9 +221,8 @@ class Registration:
         """Take note of a failure; return the seconds to wait."""
         if self.state is RegistrationState.REGISTERED:
             held_s = asyncio.get_running_loop().time() - self._since
-            if (
-                held_s >= self.registrar.backoff.maximum_s
-            ):  # else it would be lost at once, for ever, without pause
+            # Else it would be lost at once, for ever, without pause.
+            if held_s >= self.registrar.backoff.maximum_s:
                 self._backoff.reset()
         self._move(RegistrationEvent.FAILED)
         if str(error) != str(self.error):  # once, as it may stay so for long
@@ -238,14 +243,17 @@ class Registration:
             else:
                 error = await _attempt(self.registrar.deregister(self.instance))
             if error is not None:
-                _log.log(
-                    logging.WARNING if self._listed else logging.INFO,  # nobody misses what never was there
-                    "%s could not be removed, and stays listed until it expires: %s",
-                    self._what,
-                    _text(error),
-                )
+                self._log_leftover(_text(error))
         if (error := await _attempt(self.registrar.close())) is not None:
             _log.warning("%s: close() of its registrar: %s", self._what, _text(error))
+
+    def _log_leftover(self, why: str) -> None:
+        _log.log(
+            logging.WARNING if self._listed else logging.INFO,  # nobody misses what never was there
+            "%s could not be removed, and stays listed until it expires: %s",
+            self._what,
+            why,
+        )
 
 
 class Registrations:
@@ -257,7 +265,12 @@ class Registrations:
     def __init__(self) -> None:
         self._all: list[Registration] = []
         self._propagation_s = 0.0
+        self._known_at: float | None = None  # when clients have heard of it
         self._hurry = asyncio.Event()
+        # When nobody waits for the registries any more; None for no such time.
+        self._until: float | None = None
+        self._limits: list[asyncio.Timeout] = []  # of those who do
+        self._abandoned = False
 
     def add(
         self,
@@ -295,18 +308,41 @@ class Registrations:
             registration.start()
 
     async def leave(self, *, patient: bool) -> None:
-        """Take all records back; then, if there is the time, wait until clients have heard of it."""
+        """Take all records back; then, if there is the time, wait until clients have heard of it.
+
+        Who calls it once more waits for the same end, or with less patience.
+        """
         if not self._all:
             return
-        await asyncio.gather(*(registration.close() for registration in self._all))
-        if patient:
+        limit = asyncio.timeout_at(self._until)
+        self._limits.append(limit)
+        try:
+            async with limit:  # ends the waiting only: they go on for as long as the program does
+                await asyncio.gather(*(registration.close() for registration in self._all))
+        except TimeoutError:
+            self._abandon()
+        finally:
+            self._limits.remove(limit)
+        if patient and not self._hurry.is_set():
+            if self._known_at is None:
+                self._known_at = asyncio.get_running_loop().time() + self._propagation_s
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._propagation_s):
+                async with asyncio.timeout_at(self._known_at):
                     await self._hurry.wait()
 
     def hurry(self) -> None:
-        """Wait no longer for clients to hear of it."""
-        self._hurry.set()
+        """Have who leaves wait no longer for clients to hear of it, and hardly for the registries."""
+        if not self._hurry.is_set():
+            self._hurry.set()
+            self._until = asyncio.get_running_loop().time() + _HURRY_S
+            for limit in self._limits:
+                limit.reschedule(self._until)
+
+    def _abandon(self) -> None:
+        if not self._abandoned:
+            self._abandoned = True
+            for registration in self._all:
+                registration.abandon()
 
 
 async def _attempt(work: Awaitable[None]) -> Exception | None:

@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("lbkit.server")
 
-_ACCEPT_TURNS = (
-    3  # of the loop, from the kernel's connection to ours: a client may have written to it already
-)
+# Turns of the loop, from the kernel's connection to ours: a client may have written to it already.
+_ACCEPT_TURNS = 3
 
 
 class Server(AioServer):
@@ -386,7 +385,7 @@ class Server(AioServer):
 
         Args:
             grace: seconds that running calls get; None or 0 cancels them at once. A second, shorter call while
-                the first is waiting shortens the wait.
+                the first is waiting shortens the wait; one without grace hardly waits for the registries either.
         """
         if self._dispatcher is None:
             for sock in self._sockets:
@@ -397,7 +396,7 @@ class Server(AioServer):
 
     def _begin_stop(self, grace: float | None) -> asyncio.Task[None]:
         """Stop, in a task of its own: a handler may ask for it, and is ended by it; and who waits may give up."""
-        if self._stops and self._registrations is not None:
+        if self._stops and not grace and self._registrations is not None:
             self._registrations.hurry()
         task = asyncio.get_running_loop().create_task(self._stop(grace))
         self._stops.add(task)

@@ -25,9 +25,8 @@ class Registration:
     def __init__(self, target: str | Registrar, instance: Instance) -> None:
         self._core = AsyncRegistration(target, instance)
         self._thread: LoopThread | None = None  # from start() on
-        self._owner = (
-            True  # of a use of the thread; a server's registrations end before the server's own does
-        )
+        # Of a use of the thread; a server's registrations end before the server's own does.
+        self._owner = True
 
     @classmethod
     def _of(cls, core: AsyncRegistration, thread: LoopThread) -> Registration:

@@ -237,16 +237,50 @@ async def test_a_registry_that_does_not_answer_holds_a_stop_up_for_three_seconds
 @virtual_time
 async def test_the_second_stop_cuts_the_wait_for_clients_but_not_the_deregistration() -> None:
     backend, book = Backend(), Book()
-    book.on_deregister = lambda: asyncio.sleep(1.0)
+    book.on_deregister = lambda: asyncio.sleep(0.8)
     async with memory_channel(backend.server):
         await (await backend.server.register(book, Instance("10.0.0.1:50051"), propagation=60.0)).registered()
         first = asyncio.ensure_future(backend.server.stop(60.0))
         await asyncio.sleep(0.5)
         await backend.server.stop(None)
-        assert now() == 1.0
+        assert now() == 0.8
         assert book.entries == []
         await first
+        assert now() == 0.8
+
+
+@virtual_time
+async def test_the_second_stop_hardly_waits_for_a_registry_that_does_not_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend, book = Backend(), Book()
+    book.on_deregister = hang
+    async with memory_channel(backend.server):
+        one = await backend.server.register(book, Instance("10.0.0.1:50051"), propagation=60.0)
+        await one.registered()
+        first = asyncio.ensure_future(backend.server.stop(60.0))
+        await asyncio.sleep(0.5)
+        await asyncio.gather(backend.server.stop(None), backend.server.stop(None), first)
         assert now() == 1.0
+        said = "10.0.0.1:50051 could not be removed, and stays listed until it expires: that took too long"
+        assert caplog.text.count(said) == 1
+        await one.close()  # goes on for as long as the program does
+        assert now() == 3.0
+        assert book.events == ["register", "deregister", "close"]
+
+
+@virtual_time
+async def test_a_second_stop_that_has_time_too_takes_none_from_clients() -> None:
+    """A program's own, and then that at the end of ``serving``, say."""
+    backend, book = Backend(), Book()
+    async with memory_channel(backend.server):
+        await backend.server.register(book, Instance("10.0.0.1:50051"), propagation=2.0)
+        first = asyncio.ensure_future(backend.server.stop(5.0))
+        await asyncio.sleep(1.0)
+        await backend.server.stop(5.0)
+        assert 2.0 <= now() < 2.1
+        await first
+        assert now() < 2.1
 
 
 @virtual_time

@@ -35,6 +35,7 @@ async def test_the_server_of_the_page_is_found_and_leaves(scripts: Path) -> None
     port = free_port()
     async with registry() as etcd:
         code = block_with(PAGE, "# server.py").replace("127.0.0.1:2379", etcd.address)
+        code = code.replace("register=", "propagation=600.0, register=")  # until it is told a second time
         server = run(scripts, "server.py", code.replace("50051", str(port)))
         try:
             request = helloworld_pb2.HelloRequest(name="ann")
@@ -48,6 +49,7 @@ async def test_the_server_of_the_page_is_found_and_leaves(scripts: Path) -> None
                 await until(lambda: not etcd.items("greeter/"))
                 stub = direct.stub(helloworld_pb2, "Greeter")
                 assert (await stub.SayHello(request, timeout=PATIENCE_S)).message == "hello ann"
+            server.terminate()
             assert await asyncio.to_thread(server.communicate, timeout=20) == ("", "")
             assert server.returncode == 0
         finally:
