@@ -17,6 +17,7 @@ from typing import NamedTuple
 import click
 
 import lbkit
+from lbkit.cli.amounts import not_negative
 from lbkit.cli.output import show_warnings
 from lbkit.masking import masked
 from lbkit.protos import demo
@@ -145,7 +146,12 @@ async def _tell(name: str, registration: lbkit.Registration) -> None:
 )
 @click.option("--name", default="", help="What it calls itself.  [default: host name and port]")
 @click.option(
-    "--grace", default=5.0, show_default=True, metavar="S", help="Seconds that calls get at the end."
+    "--grace",
+    callback=not_negative,
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that calls get at the end.",
 )
 @click.option(
     "--files",
@@ -169,6 +175,7 @@ async def _tell(name: str, registration: lbkit.Registration) -> None:
 @click.option("--zone", default="", help="Its locality, for zone-aware policies.")
 @click.option(
     "--propagation",
+    callback=not_negative,
     default=2.0,
     show_default=True,
     metavar="S",

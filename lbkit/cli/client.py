@@ -11,8 +11,9 @@ import click
 
 import lbkit
 from lbkit.cli import signals
+from lbkit.cli.amounts import positive
 from lbkit.cli.load import Load, Plan, Record, first_line
-from lbkit.cli.output import show_warnings
+from lbkit.cli.output import say, show_warnings
 from lbkit.masking import masked
 
 REPORT_EVERY_S = 2.0
@@ -64,12 +65,13 @@ async def call(target: str, balancer: str, plan: Plan, seconds: float | None) ->
     async def report() -> None:
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
-            print(tally.report(), flush=True)
+            say(masked(tally.report()))
             try:
                 await channel.ready(_PATIENCE_S)
             except lbkit.RpcError as error:
                 why = [line for line in error.details().splitlines() if "hint:" not in line]  # it does wait
-                print("\n         ".join((f"         {len(load.running)} calls wait:", *why)), flush=True)
+                waiting = f"         {len(load.running)} calls wait:"
+                say(masked("\n         ".join((waiting, *why))))
 
     async with lbkit.Channel(target, balancer=balancer) as channel:
         load = Load(channel, plan, random.Random(), tally.note)
@@ -80,15 +82,15 @@ async def call(target: str, balancer: str, plan: Plan, seconds: float | None) ->
         except (TimeoutError, asyncio.CancelledError):
             pass  # the time is over, or a signal came: both are how it ends
         finally:
-            print(f"{tally.answered} calls answered, {tally.failed} failed", flush=True)
+            say(f"{tally.answered} calls answered, {tally.failed} failed")
     return 0 if tally.answered else 1
 
 
 @click.command
 @click.argument("target")
-@click.option("--rate", default=100.0, show_default=True, help="Calls a second.")
+@click.option("--rate", callback=positive, default=100.0, show_default=True, help="Calls a second.")
 @click.option("--balancer", default="round_robin", show_default=True, help="The policy: see `lbkit plugins`.")
-@click.option("--seconds", type=float, help="How long to call.  [default: until Ctrl-C]")
+@click.option("--seconds", type=float, callback=positive, help="How long to call.  [default: until Ctrl-C]")
 def command(target: str, rate: float, balancer: str, seconds: float | None) -> int:
     """Call the Echo service of the backends that TARGET names, and print each one's share every 2 s.
 
@@ -96,8 +98,6 @@ def command(target: str, rate: float, balancer: str, seconds: float | None) -> i
     etcd://127.0.0.1:2379/name. Calls wait while no backend is up.
     """
     show_warnings()
-    if rate <= 0:
-        raise click.BadParameter("must be more than 0", param_hint="--rate")
     try:
         return signals.run(call(target, balancer, Plan(rate, wait_for_ready=True), seconds))
     except (lbkit.Error, ImportError) as error:  # of packages that a resolver needs, too

@@ -11,6 +11,7 @@ from functools import partial
 import click
 
 from lbkit.address import Address
+from lbkit.cli.amounts import positive
 from lbkit.errors import AddressError, ConnectError
 from lbkit.health_watch import UNCHECKED, HealthWatch, make_checks
 from lbkit.transport.client import ClientConnection, open_connection
@@ -78,7 +79,14 @@ async def probe(address: Address, service: str, timeout_s: float) -> None:
 @click.command
 @click.argument("address")
 @click.option("--service", default="", help="The service to ask about.  [default: the server as a whole]")
-@click.option("--timeout", default=1.0, show_default=True, metavar="S", help="Seconds that it may take.")
+@click.option(
+    "--timeout",
+    callback=positive,
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that it may take.",
+)
 def command(address: str, service: str, timeout: float) -> int:
     """Exit with 0 if ADDRESS (host:port) says that it serves, else with 1.
 

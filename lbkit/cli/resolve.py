@@ -9,6 +9,7 @@ import time
 import click
 
 from lbkit.cli import answers, signals
+from lbkit.cli.amounts import positive
 from lbkit.cli.following import following, resolver_of, text_of
 from lbkit.cli.output import show_warnings, to_stderr
 from lbkit.errors import ResolverError
@@ -49,15 +50,20 @@ async def resolve(resolver: Resolver, timeout_s: float) -> Resolution:
 
 @click.command
 @click.argument("target")
-@click.option("--timeout", default=5.0, show_default=True, metavar="S", help="Seconds to wait for an answer.")
+@click.option(
+    "--timeout",
+    callback=positive,
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds to wait for an answer.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def command(target: str, timeout: float, as_json: bool) -> int:
     """Print what the resolver of TARGET answers: addresses with what is known about them, and where it is from.
 
     Exits with 0 if there is an answer, though it be that there is nobody; else with 1 and the resolver's error.
     """
-    if timeout <= 0:
-        raise click.BadParameter("must be more than 0", param_hint="--timeout")
     resolver = resolver_of(target)
     show_warnings()
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 
 import click
 
 import lbkit
+from lbkit.cli.amounts import not_negative
 from lbkit.cli.backend import with_port
+from lbkit.cli.output import show_log
 from lbkit.masking import masked
 
 
@@ -28,7 +29,12 @@ from lbkit.masking import masked
     "--workers", type=click.IntRange(min=1), help="How many processes.  [default: one for each CPU]"
 )
 @click.option(
-    "--grace", default=5.0, show_default=True, metavar="S", help="Seconds that calls get when a worker stops."
+    "--grace",
+    callback=not_negative,
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that calls get when a worker stops.",
 )
 @click.option(
     "--register",
@@ -42,6 +48,14 @@ from lbkit.masking import masked
     help="Where clients reach it.  [default: the first address; if that is everywhere, the address of the interface "
     "that leads to the registry]",
 )
+@click.option(
+    "--propagation",
+    callback=not_negative,
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that clients get to hear that it leaves, before workers drain.",
+)
 @click.option("--quiet", is_flag=True, help="Do not tell what happens to workers.")
 def command(
     factory: str,
@@ -50,14 +64,15 @@ def command(
     grace: float,
     register: str | None,
     advertise: str,
+    propagation: float,
     quiet: bool,
 ) -> None:
     """Serve what FUNCTION of MODULE builds, an lbkit.Server, with several processes on the same addresses.
 
-    SIGTERM or Ctrl-C: it leaves its registry, takes no new calls, those in flight finish; a second time: at once. SIGHUP: workers are replaced one
-    by one. SIGTTIN and SIGTTOU: one worker more, one less.
+    SIGTERM or Ctrl-C: it leaves its registry, takes no new calls, those in flight finish; a second time: at once.
+    SIGHUP: workers are replaced one by one. SIGTTIN and SIGTTOU: one worker more, one less.
     """
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
+    show_log(quiet=quiet)
     sys.path.insert(0, "")  # as python -m does; workers get the same path
 
     def ready(where: Sequence[str]) -> None:
@@ -72,6 +87,7 @@ def command(
             ready=ready,
             register=register,
             instance=lbkit.Instance(with_port(advertise)),
+            propagation=propagation,
         )
     except (ValueError, lbkit.PluginError, lbkit.RegistrationError) as error:
         raise click.UsageError(masked(str(error))) from None

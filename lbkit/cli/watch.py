@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from lbkit.cli import answers, signals
+from lbkit.cli.amounts import positive
 from lbkit.cli.following import following, resolver_of, text_of
-from lbkit.cli.output import show_warnings
+from lbkit.cli.output import say, show_warnings
 from lbkit.masking import masked
 from lbkit.resolution import Resolution
 from lbkit.resolver import Resolver
@@ -66,7 +67,7 @@ class Lines:
     def _print(self, lines: list[str]) -> None:
         first, *rest = map(masked, lines)
         time = f"{self._now():%H:%M:%S.%f}"[:-3]
-        print("".join((f"{time}  {first}\n", *(f"{'':14}{line}\n" for line in rest))), end="", flush=True)
+        say("\n".join((f"{time}  {first}", *(f"{'':14}{line}" for line in rest))))
 
 
 class JsonLines(Lines):
@@ -96,7 +97,7 @@ class JsonLines(Lines):
         self._say("end", {})
 
     def _say(self, event: str, fields: dict[str, Any]) -> None:
-        print(masked(json.dumps({"time": self._now().isoformat(), "event": event, **fields})), flush=True)
+        say(masked(json.dumps({"time": self._now().isoformat(), "event": event, **fields})))
 
 
 async def watch(resolver: Resolver, out: Lines, seconds: float | None) -> int:
@@ -117,15 +118,13 @@ async def watch(resolver: Resolver, out: Lines, seconds: float | None) -> int:
 
 @click.command
 @click.argument("target")
-@click.option("--seconds", type=float, help="How long to watch.  [default: until Ctrl-C]")
+@click.option("--seconds", type=float, callback=positive, help="How long to watch.  [default: until Ctrl-C]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object in each line.")
 def command(target: str, seconds: float | None, as_json: bool) -> int:
     """Print what the resolver of TARGET says, and each change with its time: + added, - removed, ~ changed, ! failed.
 
     Exits with 0 if there ever was an answer, else with 1.
     """
-    if seconds is not None and seconds <= 0:
-        raise click.BadParameter("must be more than 0", param_hint="--seconds")
     resolver = resolver_of(target)
     out = JsonLines() if as_json else Lines()
     show_warnings(out.warn)

@@ -32,6 +32,7 @@ import yaml
 
 from lbkit.testing.fake_dns import FakeDns
 from tests.support.etcd_server import etcdctl
+from tests.support.tied import tied
 from tests.support.tools import needed, server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +91,7 @@ class Container:
         ours = self._definition["command"][0] == "lbkit"  # the others have much to say, and nobody reads it
         with (self._folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                command,
+                tied(command),
                 cwd=self._folder,
                 env=self._environment(),
                 stdout=subprocess.PIPE if ours else log,

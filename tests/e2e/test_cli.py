@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from google.protobuf import descriptor_pool
 
 from lbkit.cli import main
 from lbkit.protos import POOL, demo
+from tests.support.commands import LBKIT, lbkit_run, read_line, read_until, refusing_address, running
 
-LBKIT = (sys.executable, "-m", "lbkit")
 ROOT = Path(__file__).resolve().parents[2]
 
 OBSTINATE = """
@@ -36,25 +36,6 @@ run(main(), lambda: print("at once", flush=True))
 """
 
 
-def lbkit_run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*LBKIT, *arguments], capture_output=True, text=True, check=False)
-
-
-@contextmanager
-def running(command: Sequence[str]) -> Generator[subprocess.Popen[str], None, None]:
-    """A process, killed at the end if it still runs."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def read_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().rstrip("\n")
-
-
 @contextmanager
 def backend(name: str) -> Generator[tuple[subprocess.Popen[str], str], None, None]:
     """A backend that is ready, and its address."""
@@ -62,13 +43,6 @@ def backend(name: str) -> Generator[tuple[subprocess.Popen[str], str], None, Non
         line = read_line(process)
         assert line.startswith(f"{name} is ready on 127.0.0.1:")
         yield process, line.rpartition(" ")[2]
-
-
-def refusing_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def test_version_is_one_line() -> None:
@@ -109,8 +83,8 @@ def test_probe_of_backend_passes() -> None:
 
 
 def test_probe_says_refused() -> None:
-    address = f"127.0.0.1:{refusing_port()}"
-    done = lbkit_run("probe", address)
+    with refusing_address() as address:
+        done = lbkit_run("probe", address)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{address}: connection refused\n"
 
@@ -119,9 +93,9 @@ def test_probe_wants_http2() -> None:
     """A socket that accepts and says nothing is no backend."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
-        done = lbkit_run("probe", address, "--timeout", "0.2")
+        done = lbkit_run("probe", address, "--timeout", "1")
     assert done.returncode == 1
-    assert "connected, but got no HTTP/2 SETTINGS within 0.2 s" in done.stderr
+    assert "connected, but got no HTTP/2 SETTINGS within 1.0 s" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -130,8 +104,6 @@ def test_probe_wants_http2() -> None:
         (("probe", "nonsense"), "'nonsense' has no valid port"),
         (("client", "nope:///x"), "no resolver 'nope'"),
         (("client", "static:///127.0.0.1:1", "--balancer", "round_robbin"), "Did you mean 'round_robin'?"),
-        (("client", "static:///127.0.0.1:1", "--rate", "0"), "must be more than 0"),
-        (("demo", "--rate", "-1"), "must be more than 0"),
         (("backend", "--listen", "127.0.0.1"), "has no valid port"),
     ],
 )
@@ -142,6 +114,31 @@ def test_wrong_usage_exits_with_2(
     output, errors = capsys.readouterr()
     assert output == ""
     assert text in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("resolve", "static:///10.0.0.1:1", "--timeout", "0"), "0 must be more than 0"),
+        (("watch", "static:///10.0.0.1:1", "--seconds", "nan"), "nan must be more than 0"),
+        (("probe", "127.0.0.1:1", "--timeout", "inf"), "inf must be more than 0"),
+        (("client", "static:///127.0.0.1:1", "--rate", "0"), "0 must be more than 0"),
+        (("client", "static:///127.0.0.1:1", "--seconds", "-1"), "-1 must be more than 0"),
+        (("demo", "--rate", "-1"), "-1 must be more than 0"),
+        (("demo", "--seconds", "soon"), "'soon' is not a valid float"),
+        (("backend", "--grace", "-1"), "-1 must be 0 or more"),
+        (("backend", "--register", "etcd://127.0.0.1:1/x", "--propagation", "nan"), "nan must be 0 or more"),
+        (("serve", "module:function", "--grace", "-0.1"), "-0.1 must be 0 or more"),
+        (("serve", "module:function", "--propagation", "inf"), "inf must be 0 or more"),
+    ],
+)
+def test_times_and_rates_are_numbers_that_can_be(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert f"Invalid value for '{arguments[-2]}': {said}" in errors
 
 
 def test_taken_port_exits_with_1() -> None:
@@ -169,18 +166,39 @@ def test_client_says_who_answers() -> None:
 
 def test_client_outlives_its_backends() -> None:
     """It starts with nobody there, says what it waits for, and goes on when somebody comes."""
-    port = refusing_port()
-    with running([*LBKIT, "client", f"static:///127.0.0.1:{port}"]) as client:
+    with refusing_address() as address, running([*LBKIT, "client", f"static:///{address}"]) as client:
         assert " 0 failed" in read_line(client)
         assert "calls wait:" in read_line(client)
         assert "the only backend is down" in read_line(client)
-        with running([*LBKIT, "backend", "--name", "late", "--listen", f"127.0.0.1:{port}"]):
-            lines = [""]
-            while "1 backends: late 100.0%" not in lines[-1]:
-                lines.append(read_line(client))
-                assert len(lines) < 40, lines
+        with running([*LBKIT, "backend", "--name", "late", "--listen", address]):
+            read_until(client, "1 backends: late 100.0%")
         client.send_signal(signal.SIGINT)
         assert client.wait() == 0
+
+
+def test_secrets_do_not_show_in_what_calls_wait_for() -> None:
+    """A plug-in's own message may have them."""
+    code = """
+import sys, lbkit
+from lbkit.cli import main
+
+@lbkit.resolver("leaky")
+class Leaky(lbkit.Resolver):
+    parameters = frozenset({"token"})
+
+    async def run(self, sink):
+        raise lbkit.ResolverError(f"cannot log in at {self.target.text!r}")
+
+sys.exit(main(sys.argv[1:]))
+"""
+    target = "leaky://root:hunter2@h/x?token=hunter2"
+    with running([sys.executable, "-c", code, "client", target]) as client:
+        lines = read_until(client, "not READY")
+        client.send_signal(signal.SIGINT)
+        assert client.stdout is not None
+        text = "\n".join((*lines, client.stdout.read()))
+    assert "not READY within 0.1 s: cannot log in at 'leaky://root:***@h/x?token=***'" in text
+    assert "hunter2" not in text
 
 
 def test_second_signal_ends_at_once() -> None:

@@ -16,6 +16,7 @@ import click
 
 import lbkit
 from lbkit.cli import signals
+from lbkit.cli.amounts import positive
 from lbkit.cli.demo.acts import ACTS, Act, lose_registry
 from lbkit.cli.demo.fleet import Fleet, StartError
 from lbkit.cli.demo.records import Records
@@ -156,9 +157,13 @@ def closing_lines(verdicts: Sequence[Verdict], totals: dict[str, Any], plan: Pla
 
 @click.command
 @click.option(
-    "--seconds", default=15.0, show_default=True, help="About how long it takes, but for the start."
+    "--seconds",
+    callback=positive,
+    default=15.0,
+    show_default=True,
+    help="About how long it takes, but for the start.",
 )
-@click.option("--rate", default=400.0, show_default=True, help="Calls a second.")
+@click.option("--rate", callback=positive, default=400.0, show_default=True, help="Calls a second.")
 @click.option("--seed", type=int, help="Repeats the same choices.  [default: another each time]")
 @click.option(
     "--registry",
@@ -174,8 +179,6 @@ def command(seconds: float, rate: float, seed: int | None, etcd: str | None, as_
 
     Exits with 0 if all is as expected, else with 1.
     """
-    if rate <= 0:
-        raise click.BadParameter("must be more than 0", param_hint="--rate")
     if etcd is not None and not re.fullmatch(r"[^\s@/?#]+", etcd):
         raise click.BadParameter(
             "write host:port, or several with commas between them", param_hint="--registry"

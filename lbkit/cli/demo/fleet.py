@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Self
 
 LEASE_S = 3  # that a backend stays listed which is killed
-PROPAGATION_S = 0.5  # that clients get to hear that one leaves: they are all here
 
 _READY_WITHIN_S = 30.0
 _KEPT_LINES = 20  # of what a process prints, to be shown if it does not start
@@ -154,8 +153,6 @@ class Fleet:
             str(self.folder),
             "--register",
             f"{self.target}?ttl={LEASE_S}s",
-            "--propagation",
-            str(PROPAGATION_S),
         )
         self.backends.append(backend)
         await backend.ready()

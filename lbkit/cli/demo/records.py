@@ -44,9 +44,8 @@ class Records:
         """
         async with lbkit.Channel(f"static:///{self._members}") as channel:
             kv = channel.stub(etcd, "KV")
-            everything = self._prefix[:-1] + bytes(
-                [self._prefix[-1] + 1]
-            )  # up to the next that does not begin so
+            # Up to the next that does not begin so.
+            everything = self._prefix[:-1] + bytes([self._prefix[-1] + 1])
             request = etcd.RangeRequest(key=self._prefix, range_end=everything)
             for pair in (await kv.Range(request, timeout=_TIMEOUT_S)).kvs:
                 record = json.loads(pair.value)
