@@ -98,7 +98,9 @@ async def test_a_registry_that_forgets_costs_no_call(manual: Manual) -> None:
             call = unary(channel)
             await shares(call, 8)
             manual.update([])
+            await until(lambda: "4 of 4 endpoints are gone at once" in str(channel.discovery().error))
             assert sum((await shares(call, 40)).values()) == 40
+            assert len(channel.subchannels()) == 4
 
 
 async def test_a_combined_resolver_runs_again_when_the_channel_was_idle(

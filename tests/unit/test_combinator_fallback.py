@@ -178,6 +178,24 @@ async def test_errors_of_a_part_that_is_not_in_use_are_not_the_channels(world: W
     assert out.news() == [(0, "b1")]
 
 
+def test_an_error_of_a_part_that_is_not_in_use_is_logged_once_until_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @virtual
+    async def run(world: World) -> None:
+        await world.run(Fallback(world.a, world.b))
+        world.a.says("a1")
+        for _ in range(3):
+            world.b.fails()
+        world.b.says("b1")
+        world.b.fails()
+        world.b.fails("away")
+
+    run()
+    said = [record.getMessage().partition("&b=part:///b: ")[2] for record in caplog.records]
+    assert said == ["part:///b: down", "part:///b: down", "part:///b: away"]
+
+
 @virtual
 async def test_when_all_fail_the_last_list_stays(world: World) -> None:
     out = await world.run(Fallback(world.a, world.b, hold_s=1.0))
@@ -186,7 +204,11 @@ async def test_when_all_fail_the_last_list_stays(world: World) -> None:
     world.b.fails()
     world.a.fails()
     await until_s(1000)
-    assert [text for _, text in out.news()] == ["a1", "! part:///a: down"]
+    both = "! part:///a: down; part:///b: down"
+    assert [text for _, text in out.news()] == ["a1", both]
+    world.b.fails()
+    world.a.fails()
+    assert {text for _, text in out.news()} == {both}  # that it is the same, a channel sees by the text
 
 
 @virtual

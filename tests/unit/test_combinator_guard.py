@@ -47,7 +47,11 @@ async def test_the_registry_is_believed_in_the_end(world: World) -> None:
     await until_s(30)
     world.a.says("a")
     await until_s(59.9)
-    assert {frozenset(text.split()) for _, text in out.news() if "!" not in text} == {frozenset(TEN)}
+    news = out.news()
+    assert {frozenset(text.split()) for _, text in news if "!" not in text} == {frozenset(TEN)}
+    assert news[-1][1].startswith("! 9 of 10 endpoints are gone"), (
+        "what was published meanwhile does not hide it"
+    )
     await until_s(60)
     assert out.news() == [(60, "a")]
 

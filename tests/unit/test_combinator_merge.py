@@ -57,6 +57,21 @@ async def test_a_part_that_fails_keeps_its_last_list(world: World) -> None:
     assert out.news() == [(0, "x y"), (1, "x2 y")]
 
 
+def test_an_error_of_one_part_is_logged_once_until_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    @virtual
+    async def run(world: World) -> None:
+        await world.run(Merge(world.a, world.b))
+        world.a.says("x")
+        for _ in range(3):
+            world.b.fails()
+        world.b.says("y")
+        world.b.fails()
+
+    run()
+    said = [record.getMessage().partition("&b=part:///b: ")[2] for record in caplog.records]
+    assert said == ["part:///b: down", "part:///b: down"]
+
+
 @virtual
 async def test_an_empty_part_is_an_answer(world: World) -> None:
     out = await world.run(Merge(world.a, world.b))

@@ -153,12 +153,13 @@ class _Run(Run):
         failing_since = min(before.failing_since, self.sink.clock.time())
         self._standings[number] = before._replace(silent=False, good_since=inf, failing_since=failing_since)
         self._decide(None)
-        if self.published is None and not self._hope():
-            self._despair()
-        elif number == self._current or all(each.error is not None for each in self.parts):
+        nobody = self.published is None and not self._hope()
+        if nobody or all(each.error is not None for each in self.parts):
+            self._despair()  # in the same words whoever was the last, so that it is no news each time
+        elif number == self._current:
             self.report(ResolverError(f"{part.name}: {error}"))
         else:
-            self.log(f"{part.name}: {error}")
+            self.note(part)
 
     def due(self) -> None:
         """Choose again, as time has passed."""

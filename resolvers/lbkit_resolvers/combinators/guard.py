@@ -69,7 +69,7 @@ class _Run(Run):
         if self._held_until is None:
             self._held_until = now + self._owner.hold_s
             self.wake_at(self._held_until)
-            self.report(self._explain(kept))
+        self.report(self._explain(kept))  # each time, for an answer says that all is well
         return verdict
 
     def due(self) -> None:

@@ -60,7 +60,7 @@ class _Run(Run):
         if all(each.error is not None for each in self.parts):
             self.report(self._errors())
         elif self._waiting or self.published is not None:
-            self.log(f"{part.name}: {error}")  # the others have an answer, or may have one soon
+            self.note(part)  # the others have an answer, or may have one soon
         else:
             self.report(self._errors())
 

@@ -30,6 +30,7 @@ class Inner(ResolverHost):
     Attributes:
         latest: what it last answered.
         error: what it said since that it could not answer; None when all is well.
+        noted: the text of that error, once it was logged.
         verdict: what was said to its answer, for when it gives the same again.
     """
 
@@ -38,6 +39,7 @@ class Inner(ResolverHost):
             resolver, clock=run.sink.clock, random=run.sink.random, update=self._told, fail=self._complained
         )
         self.error: Exception | None = None
+        self.noted = ""
         self.verdict = ACCEPTED
         self._of = run
 
@@ -55,7 +57,7 @@ class Inner(ResolverHost):
         """Take an answer; one that changes nothing goes no further."""
         self._heard_at = self.clock.time()
         if resolution != self.latest or self.error is not None:
-            self.latest, self.error = resolution, None
+            self.latest, self.error, self.noted = resolution, None, ""
             self.verdict = self._deliver(resolution)
         if self.verdict.accepted:
             self._backoff.reset()
@@ -133,6 +135,13 @@ class Run(ABC):
         """Tell people about something that is no failure to answer."""
         if not self.over:
             _log.warning("resolver of %s: %s", self._name, problem)
+
+    def note(self, part: Inner) -> None:
+        """Tell people of the error of a part without which there is an answer: once, as it may stay so for long."""
+        text = str(part.error)
+        if text != part.noted:
+            part.noted = text
+            self.log(f"{part.name}: {text}")
 
     def wake_at(self, when: float | None) -> None:
         """Have ``due`` called at that time of the clock, and at no other; None for never."""
