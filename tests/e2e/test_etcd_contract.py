@@ -442,9 +442,8 @@ async def test_a_transaction_is_refused_whole(client: Client, request_: object, 
         txn(success=deletes(b"a", ALL) + puts(b"q")),  # etcd does not see the overlap
         txn(success=puts(b"q") + inner(deletes(b"a", ALL))),
         txn(success=puts(*[b"%d" % n for n in range(126)]) + inner(puts(b"x"))),
-        txn(
-            failure=[op(put(key=b"a", lease=99)), op(get(key=b"a", revision=2**60))]
-        ),  # the other way is taken
+        # The other way is taken.
+        txn(failure=[op(put(key=b"a", lease=99)), op(get(key=b"a", revision=2**60))]),
         txn(compare=[compare(key=b"a", target=9)], success=puts(b"a"), failure=puts(b"a")),
     ],
 )

@@ -73,7 +73,14 @@ async def test_txn(client: Client) -> None:
     commands = 'value("a") = "1"\n\nput a 2\nget a\n\nput a 3\n\n'
 
     def run() -> str:
-        command = [*needed(lambda: server("etcdctl")), "--endpoints", client.address, "txn"]
+        command = [
+            *needed(lambda: server("etcdctl")),
+            "--endpoints",
+            client.address,
+            "--command-timeout",
+            "30s",
+            "txn",
+        ]
         done = subprocess.run(
             command,
             input=commands,

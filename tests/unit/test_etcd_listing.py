@@ -83,6 +83,13 @@ def test_the_newer_of_two_records_of_one_address_counts() -> None:
     assert [each.weight for each in found.view().endpoints] == [1, 1]
 
 
+def test_a_record_that_becomes_the_newer_of_two_counts_though_it_says_what_it_said() -> None:
+    found = listed(value("s/1", naming("h:1", weight=5), 3), value("s/2", naming("h:1", weight=1), 8))
+    assert [each.weight for each in found.view().endpoints] == [1]
+    assert found.apply([put("s/1", naming("h:1", weight=5), 9)], 9)
+    assert [each.weight for each in found.view().endpoints] == [5]
+
+
 def test_an_address_listed_under_two_leases_is_one_backend() -> None:
     found = listed(value("s/1", b"h:1"), value("s/2", b"h:1"), codec="gozero")
     assert addresses(found) == ["h:1"]

@@ -153,6 +153,11 @@ class EtcdClient:
         """Ask for a new token before the next call: the one there is was refused."""
         self._token = ""
 
+    def reset_backoff(self) -> None:
+        """Have a channel that was given connect now. Those of our own need no telling: who fails is left."""
+        if self._given is not None:
+            self._given.reset_backoff()
+
     async def moved(self) -> None:
         """Return when new calls do not go where streams are now: the member says GOAWAY, or the connection is lost."""
         channel = self._given or self._channel

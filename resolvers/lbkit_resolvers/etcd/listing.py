@@ -53,6 +53,7 @@ class Listing:
         self.revision = 0
         self.codec = codec
         self._records: dict[bytes, _Record] = {}
+        self._doubles = False  # two records had one address when they were last looked at
 
     def __len__(self) -> int:
         return len(self._records)
@@ -75,7 +76,8 @@ class Listing:
                 changed |= self._records.pop(key, None) is not None
                 continue
             now = self._records[key] = self._read(event.kv)
-            changed |= before is None or before[1:] != now[1:]
+            # That it was written again matters where the newer of two records counts.
+            changed |= before is None or before[1:] != now[1:] or self._doubles
         self.revision = max(self.revision, revision)
         return changed
 
@@ -83,12 +85,14 @@ class Listing:
         """Return what is to be published."""
         found: dict[Hashable, _Record] = {}
         problems: dict[str, str] = {}
+        self._doubles = False
         for key in sorted(self._records):
             record = self._records[key]
             if record.endpoint is None:
                 problems[shown(key)] = record.problem
                 continue
             other = found.get(record.endpoint.identity)
+            self._doubles |= other is not None
             if other is None or other.modified < record.modified:
                 found[record.endpoint.identity] = record
         if (spare := len(found) - MAX_ENDPOINTS) > 0:

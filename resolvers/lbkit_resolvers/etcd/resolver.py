@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random as random_module
 from collections.abc import Mapping
@@ -141,6 +140,7 @@ class _Following:
                     self._client.renew_token()
                 if await self._sink.pause(self._wait(error.kind)):
                     self._waits.clear()
+                    self._client.reset_backoff()
 
     def close(self) -> None:
         """Publish nothing more."""
@@ -226,9 +226,8 @@ class _Following:
         self._unusable = ""
         self._listed = True
         source = f"{where}, revision {self._listing.revision}" + ", may be stale" * self._stale
-        self._sink.update(
-            Resolution(view.endpoints, source=source)
-        )  # if rejected: asking again changes nothing
+        # If rejected: asking again changes nothing.
+        self._sink.update(Resolution(view.endpoints, source=source))
 
     def _report(self, error: EtcdError, *, watching: bool) -> None:
         """Say what is wrong: once for each kind, until the list can be read, or the watch has held for a while."""

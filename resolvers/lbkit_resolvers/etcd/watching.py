@@ -140,7 +140,6 @@ async def _read(
         key=prefix,
         range_end=end_of(prefix),
         start_revision=revision + 1,
-        progress_notify=True,  # so that a quiet prefix does not fall behind what is compacted
         fragment=True,
     )
     events: list[etcd.Event] = []

@@ -64,10 +64,8 @@ def read_object(value: bytes) -> dict[str, Any]:
     """
     try:
         found = json.loads(value)
-    except (
-        ValueError,
-        RecursionError,
-    ):  # no JSON, no UTF-8, a number or a nesting that nobody writes by hand
+    except (ValueError, RecursionError):
+        # No JSON, no UTF-8, a number or a nesting that nobody writes by hand.
         raise RecordError(f"no JSON: {shown(value)}") from None
     if not isinstance(found, dict):
         raise RecordError(f"no JSON object: {shown(value)}")
