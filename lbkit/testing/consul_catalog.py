@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,23 @@ from lbkit.clock import Clock, TimerHandle
 PASSING, WARNING, CRITICAL = "passing", "warning", "critical"
 _FIRST_INDEX = 10  # what a new agent has gone through before its first service
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?)(ms|s|m|h)")
+_TYPES: Mapping[str, type] = {
+    "ID": str,
+    "Name": str,
+    "Address": str,
+    "Port": int,
+    "Tags": list,
+    "Meta": dict,
+    "Weights": dict,
+    "TaggedAddresses": dict,
+    "Check": dict,
+    "Checks": list,
+}
+_DURATIONS = ("TTL", "Interval", "Timeout", "DeregisterCriticalServiceAfter")
+_META_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_META_PAIRS, _META_BYTES = 64, 512  # at most, and of a value
+_LARGEST_WEIGHT = 65535
 
 
 class CatalogError(Exception):
@@ -88,25 +106,25 @@ class Catalog:
         Raises:
             CatalogError: it is not valid.
         """
+        _check_types(record)
         name = record.get("Name")
-        if not isinstance(name, str) or not name:
+        if not name:
             raise CatalogError(400, "Missing service name")
-        weights = record.get("Weights") or {"Passing": 1, "Warning": 1}
-        if weights.get("Passing", 0) < 1:
-            raise CatalogError(400, "Invalid Weights: Passing must be greater than 0")
+        address = record.get("Address") or ""
+        if address in {"0.0.0.0", "::"}:  # noqa: S104 -- to be compared with
+            raise CatalogError(400, "Invalid service address")
         made = Service(
             record.get("ID") or name,
             name,
-            record.get("Address") or "",
+            address,
             record.get("Port") or 0,
             list(record.get("Tags") or ()),
-            record.get("Meta") or {},
-            weights,
+            _meta(record.get("Meta") or {}),
+            _weights(record.get("Weights") or {"Passing": 1, "Warning": 1}),
             record.get("TaggedAddresses") or {},
         )
-        checks = [*(record.get("Checks") or ()), *([record["Check"]] if record.get("Check") else ())]
-        for number, check in enumerate(checks):
-            self._add_check(made, check, number)
+        for number, given in enumerate(_checks(record)):
+            self._add_check(made, given, number)
         if (before := self.services.get(made.id)) is not None:
             self._forget(before)
         self.services[made.id] = made
@@ -147,18 +165,19 @@ class Catalog:
         return self.services[id]
 
     def instances(self, name: str, tags: Sequence[str], *, passing: bool) -> list[Service]:
-        """Return what ``GET /v1/health/service/<name>`` is about."""
+        """Return what ``GET /v1/health/service/<name>`` is about. Neither names nor tags have capital letters there."""
+        wanted = {tag.lower() for tag in tags}
         return [
             service
             for service in self.services.values()
-            if service.name == name
-            and set(tags) <= set(service.tags)
+            if service.name.lower() == name.lower()
+            and wanted <= {tag.lower() for tag in service.tags}
             and not (passing and any(check.state != PASSING for check in service.checks))
         ]
 
     def index_of(self, name: str) -> int:
         """Return the index of the last change to a service; of any, if it was never known."""
-        return self._indexes.get(name, self._index)
+        return self._indexes.get(name.lower(), self._index)
 
     def start_over(self) -> None:
         """Forget everything, the indexes too, as a new agent in dev mode."""
@@ -200,18 +219,61 @@ class Catalog:
 
     def _touch(self, service: Service) -> None:
         self._index += 1
-        service.index = self._indexes[service.name] = self._index
+        service.index = self._indexes[service.name.lower()] = self._index
         self._changed()
 
 
+def _check_types(record: Mapping[str, Any]) -> None:
+    for name, kind in _TYPES.items():
+        value = record.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise CatalogError(400, f"Request decode failed: {name} is no {kind.__name__}")
+    if not all(isinstance(tag, str) for tag in record.get("Tags") or ()):
+        raise CatalogError(400, "Request decode failed: Tags holds what is no text")
+
+
+def _meta(meta: Mapping[str, Any]) -> Mapping[str, str]:
+    if not all(isinstance(value, str) for value in meta.values()):
+        raise CatalogError(400, "Request decode failed: Meta holds what is no text")
+    if len(meta) > _META_PAIRS:
+        raise CatalogError(400, f"Invalid Service Meta: more than {_META_PAIRS} key/value pairs")
+    for key, value in meta.items():
+        if not _META_KEY.fullmatch(key) or len(value.encode()) > _META_BYTES:
+            raise CatalogError(400, f"Invalid Service Meta: Couldn't load metadata pair ('{key}', '{value}')")
+    return meta
+
+
+def _weights(weights: Mapping[str, Any]) -> Mapping[str, int]:
+    given = {"Passing": weights.get("Passing", 0), "Warning": weights.get("Warning", 0)}
+    if not all(type(weight) is int for weight in given.values()):
+        raise CatalogError(400, "Request decode failed: Weights holds what is no number")
+    if given["Passing"] < 1 or given["Warning"] < 0 or max(given.values()) > _LARGEST_WEIGHT:
+        raise CatalogError(
+            400, f"Invalid Weights: they must be between 0 and {_LARGEST_WEIGHT}, Passing above 0"
+        )
+    return given
+
+
+def _checks(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    checks = [*(record.get("Checks") or ()), *([record["Check"]] if record.get("Check") else ())]
+    for check in checks:
+        if not isinstance(check, dict):
+            raise CatalogError(400, "Request decode failed: Checks holds what is no object")
+        if check.get("Status") not in {None, "", PASSING, WARNING, CRITICAL}:
+            raise CatalogError(400, "Status for checks must 'passing', 'warning', 'critical'")
+        for name in _DURATIONS:
+            seconds_of(check.get(name) or "0")
+    return checks
+
+
 def seconds_of(text: str) -> float:
-    """Read a duration of Go's with one unit.
+    """Read a duration of Go's, as ``1m30s``; ``0`` needs no unit.
 
     Raises:
         CatalogError: it is none.
     """
-    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
-    try:
-        return float(text.removesuffix(unit)) * _UNITS[unit]
-    except (ValueError, KeyError):
-        raise CatalogError(400, f"Invalid duration {text!r}") from None
+    unsigned = text.removeprefix("-")
+    parts = _PART.findall(unsigned)
+    if unsigned != "0" and (not parts or "".join(number + unit for number, unit in parts) != unsigned):
+        raise CatalogError(400, f"Invalid duration {text!r}")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts) * (1 if unsigned == text else -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
@@ -31,6 +31,7 @@ _NODE = {
 }
 _WAIT_S, _LONGEST_WAIT_S = 300.0, 600.0  # of blocking queries: what Consul does unasked, and at most
 _OF_ERRORS = {"X-Consul-Index": "1", "X-Consul-Knownleader": "false", "X-Consul-Lastcontact": "0"}
+_BOOLEANS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 _STATES = {"pass": PASSING, "warn": WARNING, "fail": CRITICAL}
 
 
@@ -76,7 +77,7 @@ class FakeConsul:
         self.send_index = True
         self.token = ""
         self._fault: Fault | None = None
-        self._restarts = 0
+        self._transports: Callable[[], Iterable[asyncio.Transport]] = tuple
         self._loop = loop
         self._news = asyncio.Event()
         self._catalog = Catalog(loop, self._wake)
@@ -115,7 +116,7 @@ class FakeConsul:
             "Name": service,
             "Address": host,
             "Port": port,
-            "Tags": tags,
+            "Tags": tags if isinstance(tags, str) else [*tags],  # a text is refused
             "Meta": meta,
             "Weights": dict(zip(("Passing", "Warning"), weights, strict=True)),
             "Check": {"Name": "by hand", "Status": state},
@@ -136,9 +137,13 @@ class FakeConsul:
         return None if found is None else found.record
 
     def restart(self) -> None:
-        """Forget all services and start the index over, as an agent in dev mode; queries under way break."""
-        self._restarts += 1
+        """Forget all services and start the index over, as an agent in dev mode; all connections break.
+
+        So do queries that are on their way to it: one that came later, with an index from before, would block.
+        """
         self._catalog.start_over()
+        for transport in self._transports():
+            transport.abort()
 
     @property
     def fault(self) -> Fault | None:
@@ -171,8 +176,7 @@ class FakeConsul:
             return
         wait_s = min(seconds_of(request.get("wait") or f"{_WAIT_S}s"), _LONGEST_WAIT_S)
         until = self._loop.time() + wait_s
-        life = self._restarts
-        while self._catalog.index_of(name) <= asked and self._fault is None and self._restarts == life:
+        while self._catalog.index_of(name) <= asked and self._fault is None:
             try:
                 async with asyncio.timeout_at(until):
                     await self._news.wait()
@@ -180,15 +184,24 @@ class FakeConsul:
                 return
 
     async def _health(self, name: str, request: ConsulRequest) -> _Reply:
+        if not name:
+            raise CatalogError(400, "Missing service name")
+        if request.get("filter"):
+            raise CatalogError(400, "the fake has no ?filter")
+        if (passing := request.get("passing") or "1") not in _BOOLEANS:
+            raise CatalogError(400, "Invalid value for ?passing")
+        if request.get("stale") is not None and request.get("consistent") is not None:
+            raise CatalogError(400, "Cannot specify ?stale with ?consistent, conflicting semantics.")
         await self._blocked(name, request)
         if self._fault is not None:
             return _Reply(500)  # nobody sees it
-        if request.get("dc") not in {None, _NODE["Datacenter"]}:
+        if (request.get("dc") or _NODE["Datacenter"]) != _NODE["Datacenter"]:
             return _Reply(500, "No path to datacenter", _OF_ERRORS)
         if not self.leader and request.get("stale") is None:
             return _Reply(500, "No cluster leader", _OF_ERRORS)
         tags = [value for key, value in request.query if key == "tag"]
-        found = self._catalog.instances(name, tags, passing=request.get("passing") is not None)
+        only = request.get("passing") is not None and _BOOLEANS[passing]
+        found = self._catalog.instances(name, tags, passing=only)
         body = json.dumps([_entry(service) for service in found], indent=1)
         return _Reply(200, body, self._headers(self._catalog.index_of(name)))
 
@@ -293,11 +306,8 @@ async def fake_consul(*, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Fa
             request.method, unquote(request.rel_url.raw_path), tuple(request.query.items()), request.headers
         )
         fake.requests.append(seen)
-        life = fake._restarts
         body = await request.text()
         reply = _Reply(200) if fake.fault is not None else await fake.answer(seen, body)
-        if fake._restarts != life:
-            return await _break("reset", request)
         if fake.fault is None:
             return web.Response(
                 status=reply.status, text=reply.body, headers=reply.headers, content_type="application/json"
@@ -319,7 +329,9 @@ async def fake_consul(*, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Fa
         request.transport.abort() if fault == "reset" else request.transport.close()
         return response
 
-    runner = web.ServerRunner(web.Server(handle, handler_cancellation=True), shutdown_timeout=0.01)
+    server = web.Server(handle, handler_cancellation=True)
+    fake._transports = lambda: [each.transport for each in server.connections if each.transport is not None]
+    runner = web.ServerRunner(server, shutdown_timeout=0.01)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)

@@ -41,9 +41,8 @@ def endpoint_of(
     metadata: dict[str, str] = {}
     weight, zone = 1.0, ""
     for key, value in (attributes or {}).items():
-        if not isinstance(
-            value, str | int | float
-        ):  # lists and objects are nothing that policies could compare
+        # Lists and objects are nothing that policies could compare.
+        if not isinstance(value, str | int | float):
             continue
         text = str(value).lower() if isinstance(value, bool) else str(value)
         if not key.isprintable() or not text.isprintable():
@@ -77,7 +76,8 @@ def shown(text: str | bytes, most: int = _SHOWN) -> str:
     """Return a stranger's text as it may stand in ours: short, and without control characters."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
-    whole = repr(text) if not text.isprintable() else text
+    head = text[: most + 1]  # of 64 MiB too, there is no more to look at
+    whole = head if head.isprintable() else repr(head)
     return whole if len(whole) <= most else f"{whole[:most]}... ({len(text)} characters)"
 
 

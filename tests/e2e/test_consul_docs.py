@@ -34,7 +34,7 @@ async def test_program_of_the_page_serves_and_calls(scripts: Path) -> None:  # n
         code = block_with(PAGE, "register=TARGET").replace("127.0.0.1:8500", consul.address)
         program = run(scripts, "program.py", code)
         try:
-            out, errors = await asyncio.to_thread(program.communicate, timeout=20)
+            out, errors = await asyncio.to_thread(program.communicate, timeout=50)
         finally:
             program.kill()
             program.wait()

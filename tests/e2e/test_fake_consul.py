@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 import aiohttp
 import pytest
 
 from lbkit.testing import FakeConsul, fake_consul
 from tests.e2e.test_consul_faults import Host
-from tests.support.servers import until
+from tests.support.servers import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -65,6 +66,7 @@ async def test_restart_forgets_everything_and_breaks_connections(fake: FakeConsu
     ("method", "path", "body", "status"),
     [
         ("GET", "/v1/kv/greeter", "", 404),
+        ("GET", "/v1/health/service/greeter?filter=Service.Port+==+80", "", 400),
         ("PUT", "/v1/agent/service/register", "{", 400),
         ("GET", "/v1/agent/service/nobody", "", 404),
         ("PUT", "/v1/agent/check/pass/nobody", "", 404),
@@ -89,6 +91,21 @@ async def test_closing_waits_for_no_query(fake: FakeConsul) -> None:
             await until(lambda: another.requests)
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_restart_breaks_a_query_that_the_agent_has_not_read_yet(fake: FakeConsul) -> None:
+    """It would block there, with an index that is ahead of the new one."""
+    reader, writer = await asyncio.open_connection(*fake.address.split(":"))
+    writer.write(b"GET /v1/status/leader HTTP/1.1\r\nHost: consul\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"GET /v1/health/service/greeter?index=1000&wait=60s HTTP/1.1\r\nHost: consul\r\n\r\n")
+    fake.restart()
+    with suppress(ConnectionError):
+        await asyncio.wait_for(reader.read(), PATIENCE_S)
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+    assert [request.path for request in fake.requests] == ["/v1/status/leader"]
 
 
 async def test_missing_aiohttp_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,6 +191,12 @@ async def test_answer_that_makes_no_sense_is_an_error_and_no_empty_list(body: st
         await nodes_of(body, sort=True)
 
 
+async def test_list_that_is_far_too_long_is_not_read_to_its_end() -> None:
+    body = "[" + "7," * 100_001 + "no JSON"
+    with pytest.raises(ResolverError, match="the answer has more than 100000 instances; tag= asks for fewer"):
+        await nodes_of(body, sort=True)
+
+
 async def test_hostile_number_of_instances_is_cut_and_said() -> None:
     nodes = await read(*(entry(f"10.{n >> 8}.{n & 255}.1", ID=str(n)) for n in range(10_050)))
     assert len(nodes.endpoints) == 10_000

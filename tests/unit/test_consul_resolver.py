@@ -27,10 +27,12 @@ class Response(NamedTuple):
 
 
 class Even(random.Random):
-    """Jitters by nothing."""
+    """Jitters by nothing, or by as much as is allowed."""
+
+    share = 0.5
 
     def uniform(self, a: float, b: float) -> float:
-        return (a + b) / 2
+        return a + (b - a) * self.share
 
 
 class World:
@@ -56,6 +58,7 @@ class World:
         self.news = asyncio.Event()
         self.resolver = ConsulResolver(f"consul:///greeter{query}", client=self)
         self.host: Any = None
+        self.random = Even(1)
 
     async def get(self, callback: Any, path: str, params: Any) -> Any:
         assert path == "/v1/health/service/greeter"
@@ -111,7 +114,7 @@ class World:
         self.host = ResolverHost(
             self.resolver,
             clock=asyncio.get_running_loop(),
-            random=Even(1),
+            random=self.random,
             update=self.update,
             fail=lambda error: None,
         )
@@ -195,9 +198,9 @@ async def test_query_blocks_for_the_wait_of_the_target(world: World) -> None:
 
 
 @virtual("?wait=10m")
-async def test_clients_own_limit_shortens_the_wait(world: World) -> None:
+async def test_clients_of_the_user_block_for_30_s_at_most(world: World) -> None:
     await asyncio.sleep(300)
-    assert world.asked[1]["wait"] == "240000ms"
+    assert world.asked[1]["wait"] == "30000ms"
     assert world.errors == []
 
 
@@ -231,6 +234,29 @@ async def test_first_change_after_a_quiet_time_waits_for_nothing(world: World) -
         await asyncio.sleep(0)
         await asyncio.sleep(0.001)
         assert world.updates[-1] == [f"10.0.0.{n}"]
+
+
+@virtual()
+async def test_query_behind_a_pause_is_short(world: World) -> None:
+    await asyncio.sleep(10)
+    for number in range(3):
+        world.change(f"10.0.0.{number}")
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(9)  # the agent may have been restarted in the pause: the query would wait to its end
+    assert world.times == [0, 0, 10, 10.01, 11, 13.125]
+    assert [asked.get("wait") for asked in world.asked[1:]] == [*["30000ms"] * 3, "2000ms", "30000ms"]
+
+
+@virtual()
+async def test_query_behind_a_refusal_has_no_index(world: World) -> None:
+    await asyncio.sleep(10)
+    world.status = 403
+    world.change("10.0.0.2")
+    await asyncio.sleep(5)
+    world.status = 200
+    await asyncio.sleep(30)
+    assert [asked.get("index") for asked in world.asked[:3]] == [None, "7", None]
+    assert world.updates == [["10.0.0.1"], ["10.0.0.2"]]
 
 
 @virtual()
@@ -290,6 +316,55 @@ def test_refused_token_is_tried_again_slowly(status: int) -> None:
         assert world.updates == [["10.0.0.1"]]
 
     check()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_not_all_clients_come_back_at_once_with_a_refused_token(share: float) -> None:
+    @virtual()
+    async def check(world: World) -> None:
+        world.random.share = share
+        world.status = 403
+        await asyncio.sleep(40)
+        assert world.times == [0, 24 + 12 * share]
+
+    check()
+
+
+@virtual()
+async def test_reset_backoff_asks_again_with_a_refused_token_at_once(world: World) -> None:
+    world.status = 403
+    await asyncio.sleep(40)
+    assert world.times == [0, 30]
+    world.status = 200
+    world.host.reset_backoff()
+    await asyncio.sleep(0.5)
+    assert world.times[:3] == [0, 30, 40]
+    assert world.updates == [["10.0.0.1"]]
+
+
+@virtual()
+async def test_list_that_the_token_may_not_see_is_not_empty(world: World) -> None:
+    await asyncio.sleep(5)
+    world.more = {"X-Consul-Results-Filtered-By-ACLs": "true"}  # some are hidden, and some are not
+    world.change("10.0.0.2")
+    await asyncio.sleep(5)
+    assert world.updates == [["10.0.0.1"], ["10.0.0.2"]]
+    world.change()
+    await asyncio.sleep(100)
+    assert world.updates == [["10.0.0.1"], ["10.0.0.2"]]
+    assert world.errors == [
+        "consul agent:8500 hides all instances of 'greeter': the token may not read the service, or its nodes"
+    ]
+    assert world.times == [0, 0, 5, 40, 70, 100]
+
+
+@virtual()
+async def test_list_that_never_was_there_and_may_not_be_seen_is_an_error(world: World) -> None:
+    world.more = {"X-Consul-Results-Filtered-By-ACLs": "true"}
+    world.hosts = []
+    await asyncio.sleep(1)
+    assert world.updates == []
+    assert len(world.errors) == 1
 
 
 @virtual("?max-backoff=10s")
@@ -358,6 +433,31 @@ async def test_empty_answer_without_a_leader_is_held_back(world: World) -> None:
     assert world.updates == [["10.0.0.1"], []]
 
 
+@pytest.mark.parametrize("trouble", ["no leader", "refused token"])
+def test_same_list_behind_an_error_says_that_all_is_well_again(trouble: str) -> None:
+    @virtual()
+    async def check(world: World) -> None:
+        await asyncio.sleep(5)
+        world.leader, world.status = trouble != "no leader", 200 if trouble == "no leader" else 403
+        world.change()
+        await asyncio.sleep(10)
+        assert world.host.discovery().error is not None
+        world.leader, world.status = True, 200
+        world.change("10.0.0.1")
+        await asyncio.sleep(40)
+        assert world.host.discovery().error is None
+        assert world.updates == [["10.0.0.1"]]
+
+    check()
+
+
+@virtual()
+async def test_age_is_that_of_the_last_answer_and_not_of_the_last_change(world: World) -> None:
+    await asyncio.sleep(1000)
+    assert world.updates == [["10.0.0.1"]]
+    assert world.host.discovery().age_s < 35
+
+
 @virtual()
 async def test_instances_that_come_back_within_the_guard_were_never_gone(world: World) -> None:
     await asyncio.sleep(5)
@@ -369,6 +469,17 @@ async def test_instances_that_come_back_within_the_guard_were_never_gone(world: 
     world.change("10.0.0.1")  # its services register again
     await asyncio.sleep(100)
     assert world.updates == [["10.0.0.1"]]
+
+
+@virtual()
+async def test_empty_answer_whose_index_went_backwards_is_held_back(world: World) -> None:
+    await asyncio.sleep(5)
+    world.change(index=3)  # restarted, and nobody noticed
+    await asyncio.sleep(50)
+    assert world.updates == [["10.0.0.1"]]
+    assert "may have lost them" in world.errors[0]
+    await asyncio.sleep(30)
+    assert world.updates == [["10.0.0.1"], []]
 
 
 @virtual("?empty-guard=0s")
@@ -403,21 +514,25 @@ async def test_old_answer_is_better_than_none_and_says_so(world: World) -> None:
     assert "stale" not in world.asked[1]
 
 
-@virtual("?max-age=5s")
-async def test_old_answer_never_replaces_a_good_list(world: World) -> None:
-    await asyncio.sleep(20)
-    world.contact_ms["stale"] = 6000
-    world.change("10.0.0.2")
-    world.status = 500
+@pytest.mark.parametrize("good", [["10.0.0.1"], []])
+def test_old_answer_never_replaces_a_good_list(good: list[str]) -> None:
+    @virtual("?max-age=5s")
+    async def check(world: World) -> None:
+        world.hosts = good
+        await asyncio.sleep(20)
 
-    async def get(callback: Any, path: str, params: Any) -> Any:
-        world.status = 200 if "stale" in dict(params) else 500  # no leader, but a follower that answers
-        return await World.get(world, callback, path, params)
+        async def get(callback: Any, path: str, params: Any) -> Any:
+            world.status = 200 if "stale" in dict(params) else 500  # no leader, but a follower that answers
+            return await World.get(world, callback, path, params)
 
-    world.get = get  # type: ignore[method-assign]
-    await asyncio.sleep(60)
-    assert world.updates == [["10.0.0.1"]]
-    assert "says 500" in world.errors[-1]
+        world.get = get  # type: ignore[method-assign]
+        world.contact_ms["stale"] = 6000
+        world.change("10.0.0.2")
+        await asyncio.sleep(60)  # also when it starts over behind the errors
+        assert world.updates == [good]
+        assert "says 500" in world.errors[-1]
+
+    check()
 
 
 @virtual("?tag=a,b&near=_agent&dc=dc2&healthy=false&require-consistent=true")

@@ -11,7 +11,7 @@ from lbkit.errors import TargetError
 from lbkit.registrar import make_registrar
 from lbkit.resolver import make_resolver
 from lbkit.target import Target
-from lbkit_resolvers.consul import ConsulRegistrar, ConsulResolver, agent
+from lbkit_resolvers.consul import ConsulRegistrar, ConsulResolver, reach
 from lbkit_resolvers.consul.target import (
     OF_REGISTRARS,
     OF_RESOLVERS,
@@ -174,6 +174,15 @@ def test_no_error_shows_the_password_or_the_token(make: object, query_text: str)
 
 
 @pytest.mark.parametrize("make", [ConsulResolver, ConsulRegistrar])
+def test_token_with_a_line_break_is_an_error(make: type) -> None:
+    with pytest.raises(
+        TargetError, match=r"token= holds control characters, as a line break.*leave them out"
+    ) as caught:
+        make("consul:///greeter?token=SECRET%0A")
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [ConsulResolver, ConsulRegistrar])
 def test_target_that_is_kept_shows_no_secret(make: type) -> None:
     made = make("consul://ann:SECRET@127.0.0.1:8500/greeter?token=SECRET")
     assert "SECRET" not in f"{made.target!r} {made.target}"
@@ -200,7 +209,7 @@ def test_client_of_the_user_knows_where_the_agent_is() -> None:
 
 @pytest.mark.parametrize("make", [ConsulResolver, ConsulRegistrar])
 def test_missing_packages_are_named_with_what_to_install(make: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent, "find_spec", lambda name: None)
+    monkeypatch.setattr(reach, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=re.escape("pip install 'lbkit[consul]'")):
         make("consul:///greeter")
     make("consul:///greeter", client=object())  # which somebody has got from somewhere

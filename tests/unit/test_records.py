@@ -50,6 +50,7 @@ def test_text_of_strangers_is_short_and_printable() -> None:
     assert shown("plain") == "plain"
     assert shown(b"\xff\x00") == r"'\\xff\x00'"
     assert shown("x" * 1000) == f"{'x' * 80}... (1000 characters)"
+    assert shown("\n" * 100) == "'" + "\\n" * 39 + "\\... (100 characters)"
 
 
 def test_complaints_come_once_and_again_when_the_reason_changes(caplog: pytest.LogCaptureFixture) -> None:

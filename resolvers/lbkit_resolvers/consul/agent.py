@@ -7,31 +7,24 @@ uses their HTTP layer below it, which is the same in all of them: ``client.http.
 from __future__ import annotations
 
 import asyncio
-import inspect
-import sys
 import threading
-import warnings
 from abc import ABC, abstractmethod
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from importlib import import_module
-from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import Any, NamedTuple
+from urllib.parse import quote_plus
 
 from lbkit.errors import Error
-from lbkit_resolvers.consul.target import AgentAddress
 from lbkit_resolvers.records import shown
 
 Parameters = Sequence[tuple[str, str]]
 
 _LONGEST_WAIT_S = 600.0  # what Consul takes
-_SHORT_WAIT_S = 30.0  # in a thread, which cannot be cancelled
-_AIOHTTP_TOTAL_S = (
-    300.0  # aiohttp's default for everything: shorter blocking queries only, with a user's client
-)
-_SHOWN = 200  # characters of an answer in the text of an error
+# Of a user's client. A query in a thread cannot be cancelled; and aiohttp sends one whose connection broke a second time,
+# with the index of an agent that may have started over: it blocks there for its whole wait.
+_SHORT_WAIT_S = 30.0
+_SHOWN, _READ = 200, 4096  # characters of an answer in the text of an error, and those looked at for it
 
 
 class AgentError(Error):
@@ -86,7 +79,10 @@ class Agent(ABC):
         self.where = str(getattr(client.http, "base_uri", "consul")).partition("//")[2] or "consul"
         self._client = client
         token = token or str(getattr(client, "token", None) or "")
-        self._secrets = [secret for secret in (*secrets, token) if secret]
+        # As they are, and as they stand in an address.
+        self._secrets = [
+            form for secret in (*secrets, token) if secret for form in (secret, quote_plus(secret))
+        ]
         self._headers: dict[str, str] | None = None
         self._parameters: list[tuple[str, str]] = []
         if hasattr(client, "prepare_headers"):
@@ -121,7 +117,7 @@ class Agent(ABC):
             AgentError: its status is not 200; says what the agent said.
         """
         if answer.status != 200:
-            said = self._hidden(shown(answer.body.strip(), _SHOWN))
+            said = shown(self._hidden(answer.body[:_READ].strip()), _SHOWN)
             cure = "; the token may not do that" if answer.status in {401, 403} else ""
             raise AgentError(f"consul {self.where} says {answer.status}: {said}{cure}", answer.status)
 
@@ -152,7 +148,7 @@ class Agent(ABC):
         except TimeoutError:
             problem = f"said nothing for {timeout_s:.3g} s"
         except Exception as error:  # whatever a client raises; its text may hold the address with the token
-            problem = f"cannot be asked: {self._hidden(shown(str(error), _SHOWN)) or type(error).__name__}"
+            problem = f"cannot be asked: {shown(self._hidden(str(error)), _SHOWN) or type(error).__name__}"
         # Out here, so that the client's exception is no context of this one: it holds the token, and the connection.
         raise AgentError(f"consul {self.where} {problem}")
 
@@ -183,8 +179,8 @@ class AsyncAgent(Agent):
         super().__init__(client, token, headers, secrets)
         self._owned = owned
         if not owned:
-            total_s = getattr(client, "connections_timeout", None) or _AIOHTTP_TOTAL_S
-            self.longest_wait_s = max(0.1, min(_LONGEST_WAIT_S, total_s * 0.8))
+            total_s = getattr(client, "connections_timeout", None) or _LONGEST_WAIT_S
+            self.longest_wait_s = max(0.1, min(_SHORT_WAIT_S, total_s * 0.8))
 
     async def close(self) -> None:
         """Close the client, if nobody else has it."""
@@ -287,65 +283,3 @@ def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
 def _whole(response: Any) -> Any:
     """The callback of the libraries: nothing is thrown away, and no status raises."""
     return response
-
-
-def check_installed() -> None:
-    """See that py-consul's asyncio client can be there.
-
-    Raises:
-        ImportError: it is not; says what to install.
-    """
-    if find_spec("consul") is None or find_spec("aiohttp") is None:
-        raise ImportError("consul: targets need py-consul and aiohttp: pip install 'lbkit[consul]'")
-
-
-def agent_of_client(client: Any, token: str) -> Agent:
-    """Use a user's client, whichever of the three kinds it is."""
-    aio = sys.modules.get("consul.aio")
-    if (aio is not None and isinstance(client, aio.Consul)) or inspect.iscoroutinefunction(client.http.get):
-        return AsyncAgent(client, token)
-    return ThreadAgent(client, token)
-
-
-async def agent_at(address: AgentAddress, longest_s: float) -> Agent:
-    """Make a client for an agent.
-
-    Args:
-        address: where and how.
-        longest_s: that a request may take.
-
-    Raises:
-        ImportError: what is installed as ``consul`` has no asyncio client.
-        AgentError: the files of certificates cannot be read.
-    """
-    try:
-        aio = await asyncio.to_thread(import_module, "consul.aio")  # half a second, with requests and aiohttp
-    except (ImportError, AttributeError) as error:  # python-consul's asks for asyncio.coroutine
-        raise ImportError(
-            f"the installed consul package has no asyncio client ({error}): pip install 'lbkit[consul]'"
-        ) from None
-    headers: dict[str, str] = {}
-    if address.user:
-        login = b64encode(f"{address.user}:{address.password}".encode()).decode()
-        headers["Authorization"] = f"Basic {login}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # py-consul's way to say this to aiohttp
-            client = aio.Consul(
-                address.host,
-                address.port,
-                scheme="https" if address.tls else "http",
-                verify=address.verify
-                if address.tls
-                else False,  # True reads the system's authorities at once
-                cert=address.cert,
-                connections_timeout=longest_s,
-            )
-    except OSError as error:
-        raise AgentError(f"the certificates for consul {address.host}: {error}") from None
-    session: Any = getattr(client.http, "_session", None)
-    if hasattr(session, "_retry_connection"):
-        # aiohttp sends a query whose connection broke a second time, with the index of an agent that may have started
-        # over: it would block there for its whole wait. There is no public way to say so.
-        session._retry_connection = False
-    return AsyncAgent(client, address.token, headers, (address.password,), owned=True)

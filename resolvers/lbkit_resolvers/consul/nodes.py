@@ -15,6 +15,7 @@ from lbkit_resolvers.records import MAX_ENDPOINTS, MAX_VALUE_BYTES, RecordError,
 
 OWNER = "lbkit-owner"  # who registered it, in Service.Meta
 _PRIVATE = "lbkit-"  # what begins so is between registrars
+_MAX_ENTRIES = 10 * MAX_ENDPOINTS  # that are looked at
 _PER_TURN = 100  # entries read before other work on the event loop gets a turn
 _DECODER = json.JSONDecoder()
 _BLANKS = re.compile(r"[ \t\n\r]*")
@@ -40,13 +41,15 @@ async def nodes_of(body: str, *, sort: bool) -> Nodes:
         sort: by address; else in the order of the answer, which then has a meaning.
 
     Raises:
-        ResolverError: it is no list of instances, or none of them can be used.
+        ResolverError: it is no list of instances, or far too long, or none of them can be used.
     """
     found: list[tuple[str, Endpoint]] = []
     problems: dict[str, str] = {}
     number = 0
     try:
         for number, entry in enumerate(_entries(body), 1):
+            if number > _MAX_ENTRIES:
+                raise ResolverError(f"the answer has more than {_MAX_ENTRIES} instances; tag= asks for fewer")
             key = _key(entry, number)
             try:
                 found.append((key, endpoint_of_entry(entry)))

@@ -10,9 +10,10 @@ from typing import Any
 from lbkit.errors import RegistrationError
 from lbkit.registrar import Instance, Registrar
 from lbkit.target import Target
-from lbkit_resolvers.consul.agent import Agent, agent_at, agent_of_client, check_installed
+from lbkit_resolvers.consul.agent import Agent
 from lbkit_resolvers.consul.nodes import OWNER
-from lbkit_resolvers.consul.target import OF_REGISTRARS, agent_address, public, readable, record_of
+from lbkit_resolvers.consul.reach import Reach
+from lbkit_resolvers.consul.target import OF_REGISTRARS, public, readable, record_of
 
 _LARGEST_WEIGHT = 65535  # that Consul takes
 
@@ -35,19 +36,14 @@ class ConsulRegistrar(Registrar):
     parameters = None  # checked here: the errors of others would show the token
 
     def __init__(self, target: Target | str, *, client: Any = None) -> None:
-        if isinstance(target, str):
-            target = Target.parse(target, {"consul"})
         target = readable(target, OF_REGISTRARS, "registrar")
         super().__init__(public(target))
-        self._address = agent_address(target, own_client=client is not None)
+        self._reach = Reach(target, client)
+        self._timeout_s = self._reach.address.timeout_s
         self._record = record_of(target)
-        self._client = client
-        if client is None:
-            check_installed()
         self._agent: Agent | None = None
-        self._owner = secrets.token_hex(
-            8
-        )  # tells this process's record from that of another with the same id
+        # Tells this process's record from that of another with the same id.
+        self._owner = secrets.token_hex(8)
 
     async def register(self, instance: Instance) -> None:
         """Put the service with its check, in place of any with the same ID, and passing from the start.
@@ -62,7 +58,7 @@ class ConsulRegistrar(Registrar):
             # Else the checks of a ghost would stay, and count.
             [("replace-existing-checks", "true")],
             json.dumps(self._service(instance)),
-            timeout_s=self._address.timeout_s,
+            timeout_s=self._timeout_s,
         )
 
     async def keep(self, instance: Instance) -> None:
@@ -77,7 +73,7 @@ class ConsulRegistrar(Registrar):
             await asyncio.sleep(pause_s)
             await agent.put(
                 f"/v1/agent/check/pass/service:{self._id(instance)}",
-                timeout_s=min(self._address.timeout_s, pause_s),
+                timeout_s=min(self._timeout_s, pause_s),
             )
 
     async def deregister(self, instance: Instance) -> None:
@@ -88,7 +84,7 @@ class ConsulRegistrar(Registrar):
         """
         agent = await self._connected()
         name = self._id(instance)
-        found = await agent.get(f"/v1/agent/service/{name}", timeout_s=self._address.timeout_s)
+        found = await agent.get(f"/v1/agent/service/{name}", timeout_s=self._timeout_s)
         if found.status == 404:
             return
         agent.check(found)
@@ -97,7 +93,7 @@ class ConsulRegistrar(Registrar):
         except (ValueError, TypeError, KeyError):  # somebody else's, who does not use lbkit
             return
         if owner == self._owner:
-            await agent.put(f"/v1/agent/service/deregister/{name}", timeout_s=self._address.timeout_s)
+            await agent.put(f"/v1/agent/service/deregister/{name}", timeout_s=self._timeout_s)
 
     async def close(self) -> None:
         """Close the connection to the agent."""
@@ -107,10 +103,7 @@ class ConsulRegistrar(Registrar):
 
     async def _connected(self) -> Agent:
         if self._agent is None:
-            if self._client is not None:
-                self._agent = agent_of_client(self._client, self._address.token)
-            else:
-                self._agent = await agent_at(self._address, self._address.timeout_s + 1.0)
+            self._agent = await self._reach.agent(self._timeout_s + 1.0)
         return self._agent
 
     def _id(self, instance: Instance) -> str:

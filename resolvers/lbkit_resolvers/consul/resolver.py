@@ -12,20 +12,15 @@ from lbkit.errors import ResolverError
 from lbkit.resolution import Resolution
 from lbkit.resolver import Resolver, Sink
 from lbkit.target import Target
-from lbkit_resolvers.consul.agent import (
-    Agent,
-    AgentError,
-    Answer,
-    agent_at,
-    agent_of_client,
-    check_installed,
-)
+from lbkit_resolvers.consul.agent import Agent, AgentError, Answer
 from lbkit_resolvers.consul.nodes import nodes_of
 from lbkit_resolvers.consul.queries import Bucket, EmptyGuard, Worth, answer_limit_s, worth_of
-from lbkit_resolvers.consul.target import OF_RESOLVERS, agent_address, public, query_of, readable
+from lbkit_resolvers.consul.reach import Reach
+from lbkit_resolvers.consul.target import OF_RESOLVERS, public, query_of, readable
 from lbkit_resolvers.records import Complaints
 
 _REFUSED = {401, 403}  # a token gets no better by asking again soon
+_FILTERED = "x-consul-results-filtered-by-acls"  # Consul 1.12 and later, and only to who has a token
 _REFUSED_S = 30.0
 _SPREAD = 0.2  # of that, both ways: not all clients at once
 _MIN_WAIT_S = 1.0  # of a query that ends with the guard
@@ -53,28 +48,21 @@ class ConsulResolver(Resolver):
     parameters = None  # checked here: the errors of others would show the token
 
     def __init__(self, target: Target | str, *, client: Any = None) -> None:
-        if isinstance(target, str):
-            target = Target.parse(target, {"consul"})
         target = readable(target, OF_RESOLVERS, "resolver")
         super().__init__(public(target))
-        self._address = agent_address(target, own_client=client is not None)
+        self._reach = Reach(target, client)
+        self._timeout_s = self._reach.address.timeout_s
         self._query = query_of(target)
-        self._client = client
-        if client is None:
-            check_installed()
         most_s = self._query.max_backoff_s
         self.backoff = BackoffPolicy(initial_s=min(0.2, most_s), maximum_s=most_s)
         self._guard = EmptyGuard(self._query.guard_s)
         self._complaints = Complaints(str(self.target))
         self._seed: bytes | None = None
+        self._answered = False  # in this run or in one before
 
     async def run(self, sink: Sink) -> None:
         """Ask, publish, and ask for what comes after it."""
-        if self._client is not None:
-            agent = agent_of_client(self._client, self._address.token)
-        else:
-            longest_s = answer_limit_s(self._query.wait_s, self._address.timeout_s)
-            agent = await agent_at(self._address, longest_s + 1.0)
+        agent = await self._reach.agent(answer_limit_s(self._query.wait_s, self._timeout_s) + 1.0)
         try:
             await _Run(self, agent, sink).follow()
         except (AgentError, ResolverError) as error:
@@ -111,7 +99,6 @@ class _Run:
         self._index = 0
         self._consistency = self._query.consistency
         self._wait_s = self._query.wait_s
-        self._published: tuple[Endpoint, ...] | None = None
 
     async def follow(self) -> None:
         """Ask for ever.
@@ -125,7 +112,7 @@ class _Run:
             await asyncio.sleep(pause_s)
             answer = await self._ask(min(self._wait_s, _FIRST_WAIT_S) if pause_s else self._wait_s)
             try:
-                self._agent.check(answer)
+                self._check(answer)
             except AgentError as error:
                 if error.status not in _REFUSED:
                     raise
@@ -154,8 +141,22 @@ class _Run:
         return await self._agent.get(
             f"/v1/health/service/{self._resolver.target.path}",
             parameters,
-            timeout_s=answer_limit_s(wait_s, self._resolver._address.timeout_s),
+            timeout_s=answer_limit_s(wait_s, self._resolver._timeout_s),
         )
+
+    def _check(self, answer: Answer) -> None:
+        """See that the answer is one: a list that is empty for the token's sake says nothing about the service.
+
+        Raises:
+            AgentError: it is none.
+        """
+        self._agent.check(answer)
+        if answer.headers.get(_FILTERED) == "true" and not answer.body.strip("[] \t\r\n"):
+            raise AgentError(
+                f"consul {self._agent.where} hides all instances of {self._resolver.target.path!r}: "
+                "the token may not read the service, or its nodes",
+                403,
+            )
 
     async def _take(self, answer: Answer, worth: Worth) -> None:
         """Publish an answer, or say why not."""
@@ -172,12 +173,12 @@ class _Run:
         if old:
             # Asked once more, of the leader: better an error than what was true long ago; but better that than nothing.
             self._consistency, self._index = "", 0
-            if self._published is not None or self._resolver._guard.had_some:
+            if self._resolver._answered:
                 return
         else:
             self._consistency = query.consistency
         held_s = self._resolver._guard.held_s(
-            self._sink.clock.time(), empty=not endpoints, doubtful=old or worth.reset or not worth.leader
+            self._sink.clock.time(), empty=not endpoints, doubtful=worth.reset or not worth.leader
         )
         if held_s:
             self._wait_s = min(query.wait_s, max(_MIN_WAIT_S, held_s))
@@ -189,10 +190,10 @@ class _Run:
             )
             return
         chosen = self._resolver._chosen(endpoints, self._sink)
-        if chosen != self._published:  # time-outs and writes that change nothing return the same again
-            self._published = chosen
-            age = f", maybe {worth.age_s:.3g} s old" if old else ""
-            self._sink.update(Resolution(chosen, source=f"{where}, index {worth.next_index}{age}"))
+        age = f", maybe {worth.age_s:.3g} s old" if old else ""
+        # Time-outs, and writes that change nothing, return the same again: no update, but a sign that all is well.
+        self._resolver._answered = True
+        self._sink.update(Resolution(chosen, source=f"{where}, index {worth.next_index}{age}"))
 
 
 def _usable(endpoint: Endpoint) -> bool:

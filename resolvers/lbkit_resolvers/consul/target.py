@@ -100,8 +100,8 @@ class Record(NamedTuple):
     kratos: bool
 
 
-def readable(target: Target, known: frozenset[str], kind: str) -> Target:
-    """Return the target with a text that may be shown, its parameters checked.
+def readable(target: Target | str, known: frozenset[str], kind: str) -> Target:
+    """Return the target, taken apart, with a text that may be shown, its parameters checked.
 
     Neither the password is in the text, nor the token, nor the value of a parameter that nobody knows, which may be a
     mistyped ``token``.
@@ -111,6 +111,8 @@ def readable(target: Target, known: frozenset[str], kind: str) -> Target:
     """
     from urllib.parse import unquote
 
+    if isinstance(target, str):
+        target = Target.parse(target, {"consul"})
     fields: list[str] = []
     for field in target.query.split("&") if target.query else ():
         name, equals, _ = field.partition("=")
@@ -165,6 +167,10 @@ def agent_address(target: Target, *, own_client: bool) -> AgentAddress:
         )
     if "key" in given and "cert" not in given:
         raise TargetError(f"target {target.text!r} has key= without cert=")
+    if not given.get("token", "").isprintable():
+        raise TargetError(
+            f"target {target.text!r}: token= holds control characters, as a line break at its end (%0A); leave them out"
+        )
     cert = (given["cert"], given.get("key", given["cert"])) if "cert" in given else None
     return AgentAddress(
         host,
