@@ -55,7 +55,8 @@ def test_role_of_the_page_is_the_one_that_the_error_asks_for() -> None:
 
 
 def test_times_are_those_of_the_code() -> None:
-    assert (Timing().watch_s, Timing().slack_s, Timing().slow_s, SLOW_S) == (300.0, 10.0, 30.0, 30.0)
+    assert Timing() == Timing(request_s=30.0, watch_s=300.0, slack_s=10.0, good_s=1.0, slow_s=SLOW_S)
+    assert SLOW_S == 30.0
     policy = KubernetesResolver.backoff
     assert (policy.initial_s, policy.maximum_s) == (1.0, 30.0)
 

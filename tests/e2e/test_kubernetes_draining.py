@@ -8,6 +8,7 @@ from typing import Any
 
 import lbkit
 from lbkit.testing import fake_kubernetes
+from lbkit_resolvers.kubernetes.failures import SLOW_S
 from tests.support.protos import kinds_pb2
 from tests.support.servers import PATIENCE_S, Item, failure, fleet, naming, serving, shares, unary
 
@@ -99,3 +100,17 @@ async def test_call_without_permission_says_which_rule_is_missing() -> None:
         assert error.code() is lbkit.StatusCode.UNAVAILABLE
         assert "allow it with a Role with {apiGroups:" in error.details()
         assert "in namespace shop" in error.details()
+
+
+async def test_who_knows_that_permission_was_given_need_not_wait() -> None:
+    async with fake_kubernetes() as cluster, serving(naming("one")) as backend:
+        cluster.set("greeter", backend.address)
+        cluster.fail(403)
+        async with lbkit.Channel(cluster.target("greeter")) as channel:
+            await failure(unary(channel)(Item(), timeout=PATIENCE_S))
+            cluster.heal()
+            channel.reset_backoff()  # else it asks again after 30 s
+            assert SLOW_S > PATIENCE_S
+            answer = await unary(channel)(Item(), wait_for_ready=True, timeout=PATIENCE_S)
+        assert answer.text == "one"
+        assert [request.verb for request in cluster.asked][:2] == ["list", "list"]

@@ -175,6 +175,24 @@ async def test_create_replace_and_delete(tmp_path: Path) -> None:
         assert not cluster.slices("greeter")
 
 
+async def test_label_and_annotate(tmp_path: Path) -> None:
+    async with fake_kubernetes() as cluster:
+        kubectl = Kubectl(cluster, tmp_path)
+        cluster.set("greeter", "10.0.0.1:50051")
+        await kubectl("annotate", "endpointslice", ONE[0], "owner=me")
+        await kubectl("label", "endpointslice", ONE[0], "tier=back", "kubernetes.io/service-name-")
+        assert not cluster.slices("greeter")
+        await kubectl(
+            "label", "endpointslice", ONE[0], "tier=front", "kubernetes.io/service-name=other", "--overwrite"
+        )
+        (found,) = cluster.slices("other")
+        assert found["metadata"]["labels"] == {"tier": "front", "kubernetes.io/service-name": "other"}
+        assert found["metadata"]["annotations"] == {"owner": "me"}
+        assert found["endpoints"][0]["addresses"] == ["10.0.0.1"]
+        assert "(NotFound)" in await kubectl.fails("label", "endpointslice", "absent", "a=b")
+        assert [request.verb for request in cluster.asked].count("patch") == 3
+
+
 async def test_errors_are_understood(tmp_path: Path) -> None:
     async with fake_kubernetes() as cluster:
         kubectl = Kubectl(cluster, tmp_path)

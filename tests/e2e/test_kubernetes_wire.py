@@ -108,6 +108,7 @@ async def test_watch_from_a_version_that_is_forgotten_gets_an_error_event() -> N
         (SLICES, "POST", "[]", {}, 400, "BadRequest"),
         (SLICES, "POST", "{}", {}, 422, "Invalid"),
         (SLICES, "PATCH", "{}", {}, 405, "MethodNotAllowed"),
+        (f"{SLICES}/mine", "PATCH", "{}", {}, 415, "UnsupportedMediaType"),
         ("/api/v1/pods", "GET", None, {}, 404, "NotFound"),
     ],
 )
@@ -139,6 +140,25 @@ async def test_rest_writes_are_those_of_the_python_calls() -> None:
         assert (code, conflict["reason"]) == (409, "Conflict")
         code, (done,) = await ask(cluster, f"{SLICES}/mine", "DELETE")
         assert (code, done["status"]) == (200, "Success")
+
+
+async def test_what_cannot_be_meant_is_refused() -> None:
+    async with fake_kubernetes() as cluster:
+        call: Any = cluster.fail
+        with pytest.raises(
+            ValueError,
+            match="'hangup' is no fault; write an HTTP status, or one of silence, garbage, hang up",
+        ):
+            call("hangup")
+        with pytest.raises(ValueError, match="'lists' is no verb; write one of list, watch, get"):
+            call(503, "lists")
+        wrong: Any
+        for wrong in ({"draining": ["10.0.0.2:1"]}, {"not_ready": ["10.0.0.2:1"]}):
+            with pytest.raises(
+                ValueError, match=r"10\.0\.0\.2:1: list what drains or is not ready among the addresses"
+            ):
+                cluster.set("greeter", "10.0.0.1:1", **wrong)
+        assert not cluster.slices("greeter")
 
 
 async def test_silent_server_hangs_up_when_it_is_healed() -> None:

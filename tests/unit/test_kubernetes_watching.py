@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -54,6 +54,13 @@ class Watched(NamedTuple):
     end: Failure | None = None
 
 
+class Slow(NamedTuple):
+    """A watch that is not taken up, and how many seconds it takes to say so."""
+
+    seconds: float
+    failure: Failure
+
+
 class Script:
     """An API server that does what is written; then its watches go on for ever.
 
@@ -63,7 +70,7 @@ class Script:
 
     where = WHERE
 
-    def __init__(self, *steps: Listed | Watched | Failure) -> None:
+    def __init__(self, *steps: Listed | Watched | Slow | Failure) -> None:
         self.steps = [*steps]
         self.asked: list[tuple[str, str, float]] = []
         self.seconds: list[float] = []
@@ -77,16 +84,22 @@ class Script:
         assert isinstance(step, Listed), step
         return step.items, step.version
 
-    async def watch(self, version: str, seconds: float) -> AsyncGenerator[Event, None]:
+    async def watch(
+        self, version: str, seconds: float, opened: Callable[[], None]
+    ) -> AsyncGenerator[Event, None]:
         self._note("watch", version)
         self.seconds.append(seconds)
         if not self.steps:
             self.over.set()
             await asyncio.Event().wait()
         step = self.steps.pop(0)
+        if isinstance(step, Slow):
+            await asyncio.sleep(step.seconds)
+            step = step.failure
         if isinstance(step, Failure):
             raise step
         assert isinstance(step, Watched), step
+        opened()
         for each in step.events:
             yield each
         await asyncio.sleep(step.lasts_s)
@@ -107,9 +120,23 @@ class Script:
         return [round(b - a, 3) for a, b in pairwise(times)]
 
 
-async def follow(script: Script, *, resync_s: float = 1800.0, port: str = "") -> FakeSink:
+class Hasty(FakeSink):
+    """Ends every pause at once, as ``Channel.reset_backoff`` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses: list[float] = []
+
+    async def pause(self, seconds: float) -> bool:
+        self.pauses.append(seconds)
+        return True
+
+
+async def follow(
+    script: Script, *, resync_s: float = 1800.0, port: str = "", sink: FakeSink | None = None
+) -> FakeSink:
     """Follow a script to its end, as the resolver does; give what the channel heard."""
-    sink = FakeSink()
+    sink = sink or FakeSink()
     sink.clock = asyncio.get_running_loop()
     follower = Follower(
         sink,
@@ -236,6 +263,27 @@ async def test_server_that_ends_every_watch_at_once_is_not_asked_in_a_loop() -> 
     assert script.order == ["list", *["watch 7"] * 9]
     assert script.gaps()[1:4] == [1.0, 1.6, 2.56]
     assert not sink.errors
+
+
+@virtual_time
+async def test_back_off_of_a_server_that_ends_every_watch_can_be_ended() -> None:
+    sink = Hasty()
+    await follow(Script(Listed("7", []), *[Watched([], lasts_s=0.0)] * 4), sink=sink)
+    assert sink.pauses == [1.0] * 4
+
+
+@pytest.mark.parametrize("failure", [Failure("silent", passing=True), Failure("silent"), status(503)])
+@virtual_time
+async def test_server_that_takes_its_time_to_fail_is_reported_and_asked_less_and_less(
+    failure: Failure,
+) -> None:
+    # As long as a good watch takes, and longer.
+    script = Script(Listed("7", [item("a", "10.0.0.1")]), Watched([], end=CUT), *[Slow(30.0, failure)] * 5)
+    sink = await follow(script)
+    waits = [gap - 30.0 for gap in script.gaps()[2:]]
+    quiet = [0.0] if failure.passing else []  # the first after a good one
+    assert waits == pytest.approx([*quiet, 1.0, 1.6, 2.56, 4.096, 6.5536][:5], abs=0.01)
+    assert len(sink.errors) == 5 - len(quiet)
 
 
 @virtual_time

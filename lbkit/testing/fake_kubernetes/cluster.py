@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 from urllib.parse import quote
 
 from lbkit.address import Address
@@ -19,9 +19,11 @@ from lbkit.testing.fake_kubernetes.store import Change, Object, Refusal, Selecto
 if TYPE_CHECKING:
     from lbkit.testing.fake_kubernetes.server import Watcher
 
-Verb: TypeAlias = Literal["", "list", "watch", "get", "create", "update", "delete"]
-Fault: TypeAlias = int | Literal["silence", "garbage", "hang up"]
+Verb: TypeAlias = Literal["", "list", "watch", "get", "create", "update", "patch", "delete"]
+_OwnFault: TypeAlias = Literal["silence", "garbage", "hang up"]
+Fault: TypeAlias = int | _OwnFault
 
+_OWN_FAULTS = get_args(_OwnFault)
 _LABEL = "kubernetes.io/service-name"
 _REASONS = {
     401: ("Unauthorized", "Unauthorized"),
@@ -104,11 +106,15 @@ class FakeKubernetes:
             port_name: of the one port.
 
         Raises:
-            ValueError: an address is none.
+            ValueError: an address is none, or one that is draining or not ready is not among them.
         """
         wanted: dict[str, list[Address]] = {}
-        for text in addresses:
-            address = Address.parse(text)
+        parsed = [Address.parse(text) for text in addresses]
+        if others := {*draining, *not_ready} - {*map(str, parsed)}:
+            raise ValueError(
+                f"{', '.join(sorted(others))}: list what drains or is not ready among the addresses too"
+            )
+        for address in parsed:
             wanted.setdefault(f"{service}-{_family(address).lower()}-{address.port}", []).append(address)
         for name, members in wanted.items():
             endpoints = [
@@ -161,7 +167,16 @@ class FakeKubernetes:
             verb: of requests that this is about; empty for all.
             times: how often; None for until ``heal``.
             retry_after: the header of that name.
+
+        Raises:
+            ValueError: there is no such fault, or no such verb.
         """
+        if isinstance(fault, str) and fault not in _OWN_FAULTS:
+            raise ValueError(
+                f"{fault!r} is no fault; write an HTTP status, or one of {', '.join(_OWN_FAULTS)}"
+            )
+        if verb not in get_args(Verb):
+            raise ValueError(f"{verb!r} is no verb; write one of {', '.join(filter(None, get_args(Verb)))}")
         self._faults.insert(0, _Fault(fault, verb, times, retry_after))
         self._healed.clear()
 
@@ -268,7 +283,7 @@ async def fake_kubernetes(
     """Run a Kubernetes API server that knows EndpointSlices on loopback, in this event loop.
 
     It speaks what the resolver and ``kubectl`` do: discovery, get, list with pages, watch with versions and bookmarks,
-    create, replace and delete.
+    create, replace, delete, and what ``kubectl label`` and ``kubectl annotate`` change.
 
     Args:
         tokens: whom to let in; empty for everybody. They are only sent over TLS.

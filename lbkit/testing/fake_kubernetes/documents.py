@@ -8,7 +8,7 @@ from typing import Any
 GROUP, VERSION = "discovery.k8s.io", "v1"
 _GROUP_VERSION = {"groupVersion": f"{GROUP}/{VERSION}", "version": VERSION}
 _GROUP = {"name": GROUP, "versions": [_GROUP_VERSION], "preferredVersion": _GROUP_VERSION}
-_VERBS = ["create", "delete", "get", "list", "update", "watch"]
+_VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 DOCUMENTS: dict[str, dict[str, Any]] = {
     "/version": {"major": "1", "minor": "32", "gitVersion": "v1.32.0+lbkit-fake", "platform": "linux/amd64"},

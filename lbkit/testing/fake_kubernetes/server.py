@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _NAMESPACED = f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/endpointslices"
 _EVERYWHERE = f"/apis/{GROUP}/{VERSION}/endpointslices"
 _DEFAULT_WATCH_S = 1800.0
+_MERGE_PATCH = "application/merge-patch+json"
 
 
 class Watcher:
@@ -63,6 +64,7 @@ def application(cluster: FakeKubernetes) -> web.Application:
     app.router.add_post(_NAMESPACED, handlers.create)
     app.router.add_get(f"{_NAMESPACED}/{{name}}", handlers.get)
     app.router.add_put(f"{_NAMESPACED}/{{name}}", handlers.replace)
+    app.router.add_patch(f"{_NAMESPACED}/{{name}}", handlers.patch)
     app.router.add_delete(f"{_NAMESPACED}/{{name}}", handlers.delete)
     return app
 
@@ -135,6 +137,15 @@ class _Handlers:
         """PUT."""
         made = self._store.put(await _body(request), request.match_info["namespace"], create=False)
         return self._one(request, made)
+
+    async def patch(self, request: web.Request) -> web.StreamResponse:
+        """PATCH, in the form that ``kubectl label`` and ``kubectl annotate`` send."""
+        if request.content_type != _MERGE_PATCH:
+            why = f"the only patch that is understood here is {_MERGE_PATCH}"
+            raise Refusal(415, "UnsupportedMediaType", why)
+        patch = await _body(request)
+        made = _merged(self._store.get(*_key(request)), patch)
+        return self._one(request, self._store.put(made, request.match_info["namespace"], create=False))
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """DELETE."""
@@ -221,6 +232,19 @@ async def _body(request: web.Request) -> Object:
     if not isinstance(found, dict):
         raise Refusal(400, "BadRequest", "the body is no JSON object")
     return found
+
+
+def _merged(about: Any, patch: Any) -> Any:
+    """Return what a JSON merge patch (RFC 7386) makes of something."""
+    if not isinstance(patch, dict):
+        return patch
+    made = dict(about) if isinstance(about, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            made.pop(key, None)
+        else:
+            made[key] = _merged(made.get(key), value)
+    return made
 
 
 def _refusing(refusal: Refusal) -> web.Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -108,8 +108,10 @@ class Api:
             raise Failure(f"{self.where}: the API server's list has no resourceVersion to watch from")
         return Page(items or [], version, str(metadata.get("continue") or ""))
 
-    async def watch(self, version: str, seconds: float) -> AsyncGenerator[Event, None]:
-        """Give what changes after a version, for so many seconds.
+    async def watch(
+        self, version: str, seconds: float, opened: Callable[[], None]
+    ) -> AsyncGenerator[Event, None]:
+        """Give what changes after a version, for so many seconds from when ``opened`` is called.
 
         Raises:
             Failure: it ended otherwise; go on from the version of the last event, unless it is ``expired``.
@@ -124,6 +126,7 @@ class Api:
         }
         lines = Lines(self.where)
         async with self._get(query, asked + self._timing.slack_s) as response:
+            opened()
             _keep_alive(response)
             with _ending_with_its_connection(response):
                 async for data in response.content.iter_any():
@@ -134,28 +137,37 @@ class Api:
     async def _get(
         self, query: Mapping[str, str], seconds: float
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Ask; what the body's reader raises comes out as a Failure too."""
+        """Ask; give the answer once it begins, at the latest after ``request_s``.
+
+        What the body's reader raises comes out as a Failure too.
+        """
         # accept-encoding: nothing is compressed, so that no small answer can become a large one.
         headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "lbkit"}
         header = await self._authorization()
         if header:
             headers["authorization"] = header
-        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, self._timing.request_s))
+        answered = False
         try:
-            async with self._session.get(
-                self._url,
-                params=query,
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-                proxy=self._access.proxy or None,
-                server_hostname=self._access.server_name or None,
-            ) as response:
+            async with (
+                asyncio.timeout(self._timing.request_s) as beginning,
+                self._session.get(
+                    self._url,
+                    params=query,
+                    headers=headers,
+                    timeout=aiohttp.ClientTimeout(total=seconds),
+                    allow_redirects=False,
+                    proxy=self._access.proxy or None,
+                    server_hostname=self._access.server_name or None,
+                ) as response,
+            ):
                 if response.status != 200:
                     await self._refuse(response)
+                beginning.reschedule(None)
+                answered = True
                 yield response
         except TimeoutError:
-            raise Failure(f"{self.where}: the API server said nothing for too long", passing=True) from None
+            silent = f"{self.where}: the API server said nothing for too long"
+            raise Failure(silent, passing=answered) from None
         except (aiohttp.ClientConnectorCertificateError, ssl.SSLError) as error:
             raise Failure(
                 f"{self.where}: TLS failed: {error}; is the CA in the kubeconfig, or in the pod, that of this server?"

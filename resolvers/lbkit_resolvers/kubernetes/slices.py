@@ -238,9 +238,8 @@ def _object(each: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _joined(backends: list[_Backend]) -> Endpoint:
     """Make one endpoint of a pod that stands in several slices: of both families, or twice while it is moved."""
     addresses = dict.fromkeys(address for each in backends for address in each.endpoint.addresses)
-    ordered = sorted(
-        addresses, key=lambda address: ":" in address.host
-    )  # of each family in the order of the slices
+    # Of each family in the order of the slices.
+    ordered = sorted(addresses, key=lambda address: ":" in address.host)
     draining = all(each.endpoint.draining for each in backends)
     return endpoint_of([*map(str, ordered)], backends[0].attributes, draining=draining)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from math import inf
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from lbkit.backoff import Backoff
@@ -28,10 +29,10 @@ class Timing(NamedTuple):
     """Times in seconds.
 
     Attributes:
-        request_s: for one page of a list, and for connecting.
+        request_s: for one page of a list, and for the server to begin with a watch.
         watch_s: how long the server is asked to go on with a watch; a tenth more or less.
         slack_s: how much longer it gets to end it, before the connection is given up.
-        good_s: a watch that lasted so long was a good one.
+        good_s: a watch that went on for so long, from when the server took it up, was a good one.
         slow_s: before asking again what a person has to put right first.
     """
 
@@ -51,8 +52,8 @@ class Source(Protocol):
         """Return all slices, and the version to watch from."""
         ...
 
-    def watch(self, version: str, seconds: float) -> AsyncGenerator[Event, None]:
-        """Give what changes after that version."""
+    def watch(self, version: str, seconds: float, opened: Callable[[], None]) -> AsyncGenerator[Event, None]:
+        """Give what changes after that version; call ``opened`` when the server has taken up the watch."""
         ...
 
 
@@ -114,8 +115,9 @@ class Follower:
                     raise
                 _log.debug("%s", failure)
             else:
-                if not self._good:  # the server ended it at once: do not ask in a loop
-                    await asyncio.sleep(self._backoff.next_delay())
+                # If the server ended it at once: do not ask in a loop.
+                if not self._good and await self._sink.pause(self._backoff.next_delay()):
+                    self._backoff.reset()
 
     def after(self, failure: Failure) -> float:
         """Report a failure; return the seconds to wait before the next attempt.
@@ -157,14 +159,20 @@ class Follower:
 
     async def _watch(self, source: Source) -> None:
         self._good = False
-        started = self._sink.clock.time()
-        seconds = min(self._spread(self._timing.watch_s), max(1.0, self._resync_at - started))
+        clock = self._sink.clock
+        seconds = min(self._spread(self._timing.watch_s), max(1.0, self._resync_at - clock.time()))
+        opened_at = inf  # a server that takes its time to say no, or nothing, makes no good watch
+
+        def opened() -> None:
+            nonlocal opened_at
+            opened_at = clock.time()
+
         try:
-            async with aclosing(source.watch(self.version, seconds)) as events:
+            async with aclosing(source.watch(self.version, seconds, opened)) as events:
                 async for event in events:
                     self._take(event)
         finally:
-            self._good = self._sink.clock.time() - started >= self._timing.good_s
+            self._good = clock.time() - opened_at >= self._timing.good_s
             if self._good:
                 self._credit = True
                 self._backoff.reset()
