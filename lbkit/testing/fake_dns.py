@@ -81,13 +81,14 @@ class FakeDns:
         """
         from lbkit.testing.dns_messages import Record, check
 
+        kind = kind.upper()
         check(name, kind, ttl, data)
         self._records.setdefault(_plain(name), {})[kind] = Record(_plain(name), kind, ttl, data)
 
     def remove(self, name: str, kind: str = "") -> None:
         """Forget the records of one kind, or of all; a name without any does not exist."""
         kinds = self._records.get(_plain(name), {})
-        for each in [kind] if kind else list(kinds):
+        for each in [kind.upper()] if kind else list(kinds):
             kinds.pop(each, None)
         if not kinds:
             self._records.pop(_plain(name), None)
@@ -119,7 +120,7 @@ class FakeDns:
 
         if fault not in _OWN_FAULTS:
             check_code(fault)
-        self._faults.insert(0, _Fault(fault, _plain(name), kind, over, times))
+        self._faults.insert(0, _Fault(fault, _plain(name), kind.upper(), over, times))
 
     def heal(self) -> None:
         """Forget all faults."""

@@ -37,10 +37,8 @@ from tests.support.servers import (
 )
 
 NAME = "backend.example"
-TRY_S, WHOLE_S = (
-    0.3,
-    1.2,
-)  # of name servers that say nothing; others get as long as they need on a busy machine
+TRY_S, WHOLE_S = 0.3, 1.2  # of name servers that say nothing
+PATIENT = System(try_s=20.0, again_s=0.01, whole_s=60.0, grace_s=20.0)  # with others, on a busy machine
 
 
 class Machine:
@@ -49,9 +47,7 @@ class Machine:
     def __init__(self, folder: Path, port: int) -> None:
         self.resolv_conf = folder / "resolv.conf"
         self.hosts = folder / "hosts"
-        self.system = System(
-            str(self.hosts), str(self.resolv_conf), port, try_s=20.0, again_s=0.01, whole_s=60.0, grace_s=20.0
-        )
+        self.system = PATIENT._replace(hosts=str(self.hosts), resolv_conf=str(self.resolv_conf), port=port)
 
     def ask_servers(self, *addresses: str, more: str = "") -> None:
         """Write resolv.conf."""
@@ -331,6 +327,8 @@ async def test_server_that_answers_is_asked_first_from_then_on(machine: Machine,
         machine.system = machine.system._replace(try_s=TRY_S)
         servers = machine.name_servers()
         await servers.ask(NAME, "A")
+        assert servers._resolver is not None
+        servers._resolver.timeout = machine.system.whole_s  # from now on it must not fail for being slow
         asked = len(server.asked)
         for _ in range(3):
             assert (await servers.ask(NAME, "A")).records == ("10.0.0.1",)
@@ -397,7 +395,7 @@ async def test_servers_of_the_target_stand_in_for_each_other(server: FakeDns) ->
         second.set(NAME, "A", "10.0.0.1")
         server.fail("SERVFAIL")
         target = f"dns://{server.address},{second.address}/{NAME}?family=4"
-        async with following(DnsResolver(Target.parse(target, {"dns"}))) as sink:
+        async with following(DnsResolver(Target.parse(target, {"dns"}), system=PATIENT)) as sink:
             await until(lambda: sink.answers)
             sink.ask()
             await until(lambda: len(sink.waits) == 2)
@@ -411,7 +409,7 @@ async def test_failure_names_all_servers_that_were_asked(server: FakeDns) -> Non
         server.fail("REFUSED")
         second.fail("REFUSED")
         target = Target.parse(f"dns://{server.address},{second.address}/{NAME}?family=4", {"dns"})
-        error = await first_error(DnsResolver(target))
+        error = await first_error(DnsResolver(target, system=PATIENT))
     assert f"{server.address} said REFUSED, {second.address} said REFUSED" in error
     assert f"(asked {server.address}, {second.address})" in error
 
@@ -421,6 +419,17 @@ async def test_search_domains_are_tried_only_when_asked_for(machine: Machine, se
     server.set("backend.default.svc.example", "A", "10.0.0.1")
     assert await first_answer(machine.resolver("backend?search=on")) == ["10.0.0.1:443"]
     assert "there is no name 'backend' in DNS" in await first_error(machine.resolver("backend"))
+
+
+async def test_search_domains_are_not_tried_for_the_hosts_of_a_service(
+    machine: Machine, server: FakeDns
+) -> None:
+    machine.ask_servers("127.0.0.1", more="search svc.example\noptions ndots:5\n")
+    server.set("_grpc._tcp.backend.svc.example", "SRV", "1 1 80 a.example.")
+    server.set("a.example", "A", "10.0.0.1")
+    server.set("a.example.svc.example", "A", "10.9.9.9")
+    assert await first_answer(machine.resolver("backend?search=on&srv=_grpc._tcp")) == ["10.0.0.1:80"]
+    assert "a.example.svc.example" not in {question.name for question in server.asked}
 
 
 async def test_name_that_dns_cannot_write_is_an_error_with_its_reason(machine: Machine) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from lbkit.testing import FakeDns, fake_dns
 from lbkit.testing.fake_dns import Question
+from tests.support.servers import PATIENCE_S
 
 NAME = "greeter.test"
 
@@ -21,7 +22,9 @@ NAME = "greeter.test"
 async def ask(server: FakeDns, name: str = NAME, kind: str = "A") -> list[str]:
     """Ask over UDP; return the records, or the error code."""
     host = server.address.rpartition(":")[0].strip("[]")
-    answer = await dns.asyncquery.udp(dns.message.make_query(name, kind), host, timeout=5.0, port=server.port)
+    answer = await dns.asyncquery.udp(
+        dns.message.make_query(name, kind), host, timeout=PATIENCE_S, port=server.port
+    )
     if answer.rcode() != dns.rcode.NOERROR:
         return [dns.rcode.to_text(answer.rcode())]
     return sorted(record.to_text() for each in answer.answer for record in each)
@@ -42,6 +45,17 @@ async def test_records_may_change_while_it_runs() -> None:
         server.remove(NAME)
         assert server.asked[0] == Question(NAME, "A", "udp")
         assert len(server.asked) == 5
+
+
+async def test_case_of_a_kind_does_not_matter() -> None:
+    async with fake_dns() as server:
+        server.set(NAME, "a", "10.0.0.1")
+        assert await ask(server) == ["10.0.0.1"]
+        server.fail("REFUSED", kind="a")
+        assert await ask(server) == ["REFUSED"]
+        server.heal()
+        server.remove(NAME, "a")
+        assert await ask(server) == ["NXDOMAIN"]
 
 
 async def test_name_without_records_may_exist() -> None:

@@ -36,6 +36,7 @@ class World:
         self.resolver._servers = self  # type: ignore[assignment]
         self.times: list[float] = []
         self.answer: Found | Exception = Found(("10.0.0.1",), 300.0)
+        self.services: dict[str, Found | Exception] = {}  # by host; all on port 80
         self.updates: list[list[str]] = []
         self.resolutions: list[Resolution] = []
         self.errors: list[str] = []
@@ -48,10 +49,15 @@ class World:
             return Found(('grpc_config=[{"serviceConfig": {}}]',), 1.0)
         if kind == "AAAA":
             return Found((), 1e9)
-        self.times.append(round(asyncio.get_running_loop().time(), 3))
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+        answer = self.services.get(name)
+        if answer is None:
+            self.times.append(round(asyncio.get_running_loop().time(), 3))
+            answer = self.answer
+        if kind == "SRV":
+            return Found(tuple(f"1 1 80 {host}" for host in self.services), 300.0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def update(self, resolution: Resolution) -> Verdict:
         self.resolutions.append(resolution)
@@ -114,6 +120,22 @@ async def test_shorter_refresh_is_granted(world: World) -> None:
 async def test_longer_refresh_is_granted(world: World) -> None:
     await asyncio.sleep(300)
     assert world.times == [0, 120, 240]
+
+
+@pytest.mark.parametrize(
+    ("refresh", "longest_s"), [("1s", 1), ("5s", 5), ("30s", 30), ("10m", 120), ("off", 120)]
+)
+def test_name_that_cannot_be_looked_up_is_asked_for_as_often_as_others_in_the_end(
+    refresh: str, longest_s: int
+) -> None:
+    @virtual(f"backend:80?refresh={refresh}")
+    async def body(world: World) -> None:
+        world.answer = ResolverError("SERVFAIL")
+        await asyncio.sleep(1000)
+        assert world.times[1] == 1
+        assert round(world.times[-1] - world.times[-2]) == longest_s
+
+    body()
 
 
 @virtual("backend:80?refresh=off")
@@ -229,6 +251,43 @@ async def test_what_is_held_too_long_for_want_of_an_answer_makes_no_haste(world:
     assert world.updates == [["10.0.0.1:80", "10.0.0.2:80"]]
 
 
+@virtual("backend?srv=_grpc._tcp")
+async def test_new_host_that_cannot_be_looked_up_is_asked_for_again_soon(world: World) -> None:
+    world.services = {"a.": Found(("10.0.0.1",), 300.0)}
+    await asyncio.sleep(29)
+    for host, number, began in (("b.", 2, 30), ("c.", 3, 65.16)):  # the second time with short waits again
+        world.times.clear()
+        world.services[host] = ResolverError("SERVFAIL")
+        await asyncio.sleep(began + 3 - asyncio.get_running_loop().time())
+        world.services[host] = Found((f"10.0.0.{number}",), 300.0)
+        await asyncio.sleep(30)
+        assert world.times == pytest.approx([began, began + 1, began + 2.6, began + 5.16], abs=0.01)
+    one, two, three = (f"10.0.0.{number}:80" for number in (1, 2, 3))
+    assert world.updates == [[one], [one, two], [one, two, three]]
+    assert world.errors == []
+
+
+@virtual("backend?srv=_grpc._tcp")
+async def test_host_that_is_never_found_is_asked_for_no_more_often_than_the_others(world: World) -> None:
+    world.services = {"a.": Found(("10.0.0.1",), 300.0), "b.": ResolverError("SERVFAIL")}
+    await asyncio.sleep(200)
+    assert world.times == pytest.approx(
+        [0, 1, 2.6, 5.16, 9.256, 15.81, 26.295, 43.072, 69.915, 99.915, 129.915, 159.915, 189.915],
+        abs=0.01,
+    )
+    assert world.updates == [["10.0.0.1:80"]]
+
+
+@virtual("backend?srv=_grpc._tcp&refresh=off")
+async def test_host_that_cannot_be_looked_up_is_asked_for_even_without_a_refresh(world: World) -> None:
+    world.services = {"a.": Found(("10.0.0.1",), 300.0), "b.": ResolverError("SERVFAIL")}
+    await asyncio.sleep(2)
+    world.services["b."] = Found(("10.0.0.2",), 300.0)
+    await asyncio.sleep(1000)
+    assert world.times == [0, 1, 2.6]
+    assert world.updates == [["10.0.0.1:80"], ["10.0.0.1:80", "10.0.0.2:80"]]
+
+
 @virtual("backend:80?txt=on")
 async def test_service_config_comes_with_the_addresses(world: World) -> None:
     await asyncio.sleep(100)
@@ -246,13 +305,11 @@ async def test_answer_says_where_it_comes_from(world: World) -> None:
     assert len(world.resolutions) == 1  # which is no change
 
 
-async def refreshes(text: str, seed: int) -> float | None:
+async def refreshes(world: World, seed: int) -> float | None:
     """Return the refresh that one look-up waits for."""
     sink = FakeSink()
     sink.random = random.Random(seed)
-    resolver = resolver_of(text)
-    resolver._servers = World(text)  # type: ignore[assignment]
-    task = asyncio.create_task(resolver.run(sink))
+    task = asyncio.create_task(world.resolver.run(sink))
     while not sink.waits:  # noqa: ASYNC110 -- a few turns of the loop
         await asyncio.sleep(0)
     task.cancel()
@@ -262,13 +319,23 @@ async def refreshes(text: str, seed: int) -> float | None:
 
 
 async def test_refresh_is_jittered_by_a_tenth() -> None:
-    waits = [await refreshes("backend", seed) or 0.0 for seed in range(40)]
+    waits = [await refreshes(World("backend"), seed) or 0.0 for seed in range(40)]
     assert 27 <= min(waits) < 28
     assert 32 < max(waits) <= 33
 
 
+async def test_what_a_list_lacks_is_asked_for_with_jitter() -> None:
+    waits: list[float] = []
+    for seed in range(40):
+        world = World("backend?srv=_grpc._tcp")
+        world.services = {"a.": Found(("10.0.0.1",), 300.0), "b.": ResolverError("SERVFAIL")}
+        waits.append(await refreshes(world, seed) or 0.0)
+    assert min(waits) == 1
+    assert 1.1 < max(waits) <= 1.2
+
+
 async def test_refresh_is_never_less_than_a_second() -> None:
-    waits = [await refreshes("backend?refresh=1s", seed) or 0.0 for seed in range(20)]
+    waits = [await refreshes(World("backend?refresh=1s"), seed) or 0.0 for seed in range(20)]
     assert min(waits) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import permutations
 from math import inf
 
 import pytest
@@ -32,7 +33,8 @@ class Names:
         if kind == "SRV":
             assert name == NAME
             return Found(self.services, 120.0)
-        said = self.hosts.get(name, NoSuchNameError(f"no {name}"))
+        assert name.endswith("."), "no search domain is for it"
+        said = self.hosts.get(name.removesuffix("."), NoSuchNameError(f"no {name}"))
         if isinstance(said, Exception):
             raise said
         version = {"A": 4, "AAAA": 6}[kind]
@@ -91,9 +93,11 @@ async def test_every_priority_counts_where_that_is_asked_for() -> None:
     ]
 
 
-async def test_backend_that_is_named_twice_counts_once() -> None:
-    names = Names("10 1 1 a.", "10 2 1 b.", "10 3 1 a.", a="10.0.0.1", b="10.0.0.1")
-    assert await endpoints(names) == [("10.0.0.1:1", 2)]
+async def test_backend_that_is_named_twice_counts_once_in_whatever_order() -> None:
+    records = ("20 7 1 a.", "10 2 1 A.", "10 3 1 b.", "10 4 2 c.")
+    for some in permutations(records):
+        names = Names(*some, a="10.0.0.1", b="10.0.0.1", c="10.0.0.3")
+        assert await endpoints(names) == [("10.0.0.1:1", 2), ("10.0.0.3:2", 4)]
 
 
 async def test_port_0_is_passed_over() -> None:
@@ -103,18 +107,59 @@ async def test_port_0_is_passed_over() -> None:
 
 async def test_trouble_with_the_best_hosts_is_no_reason_to_leave_a_list_for_the_next_priority() -> None:
     asking = service()
+    names = Names("10 1 1 a.", "20 1 1 b.", a="10.0.0.1", b="10.0.0.2")
+    assert await endpoints(names, asking) == [("10.0.0.1:1", 1)]
+    names.services = ("5 1 1 new.", "10 1 1 newer.", "20 1 1 b.")
+    names.hosts |= {"new": NoSuchNameError("no new"), "newer": ResolverError("no answer")}
+    for _ in range(2):
+        with pytest.raises(ResolverError, match="no answer"):
+            await endpoints(names, asking)
+    names.hosts["newer"] = NoSuchNameError("no newer")
+    assert await endpoints(names, asking) == [("10.0.0.2:1", 1)]
+
+
+async def test_trouble_with_the_best_hosts_does_not_freeze_the_list_that_there_is() -> None:
+    asking = service()
     names = Names("10 1 1 new.", "20 1 1 b.", new=ResolverError("no answer"), b="10.0.0.2")
-    assert await endpoints(names, asking) == [("10.0.0.2:1", 1)]  # at the start it is better than nothing
+    for address in ("10.0.0.2", "10.0.0.3"):  # at the start it is better than nothing
+        names.hosts["b"] = address
+        assert await endpoints(names, asking) == [(f"{address}:1", 1)]
+    names.services = ("10 1 1 new.", "20 1 1 b.", "30 1 1 c.")
+    names.hosts |= {"b": "", "c": "10.0.0.4"}  # and this is worse than what there is
     with pytest.raises(ResolverError, match="no answer"):
         await endpoints(names, asking)
-    names.hosts["new"] = NoSuchNameError("no new")
+    names.hosts["new"] = "10.0.0.1"
+    assert await endpoints(names, asking) == [("10.0.0.1:1", 1)]
+
+
+async def test_any_priority_is_better_than_an_empty_list() -> None:
+    asking = service()
+    assert await endpoints(Names("10 1 1 a.", a="10.0.0.1"), asking) == [("10.0.0.1:1", 1)]
+    assert await endpoints(Names(), asking) == []
+    names = Names("10 1 1 a.", "20 1 1 b.", a=ResolverError("no answer"), b="10.0.0.2")
     assert await endpoints(names, asking) == [("10.0.0.2:1", 1)]
+
+
+async def test_list_lacks_a_host_of_which_nothing_is_known() -> None:
+    asking = service()
+    names = Names("10 1 1 a.", "10 1 2 b.", a="10.0.0.1", b=ResolverError("SERVFAIL"))
+    lacks: list[bool] = []
+    for said in (ResolverError("SERVFAIL"), NoSuchNameError("no b"), "", ResolverError("now it is known")):
+        names.hosts["b"] = said
+        await endpoints(names, asking)
+        lacks.append(asking.lacking)
+    assert lacks == [True, False, False, False]
+
+
+async def test_trouble_that_may_pass_is_told_rather_than_a_missing_name() -> None:
+    with pytest.raises(ResolverError, match="SERVFAIL"):
+        await endpoints(Names("10 1 1 a.", "20 1 2 b.", b=ResolverError("SERVFAIL")))
 
 
 async def test_best_priority_that_has_addresses_counts() -> None:
     names = Names("10 1 1 a.", "20 1 2 b.", "30 1 3 c.", b="10.0.0.2", c="10.0.0.3")
     assert await endpoints(names) == [("10.0.0.2:2", 1)]
-    assert "c" not in names.asked
+    assert "c." not in names.asked
 
 
 async def test_host_of_a_dot_means_not_offered() -> None:

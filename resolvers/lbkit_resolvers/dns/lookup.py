@@ -134,9 +134,8 @@ class NameServers:
 
 def _prefer(resolver: dns.asyncresolver.Resolver, address: str | None, port: int | None) -> None:
     """Ask the server that answered first next time, so that a dead one costs its time-out once."""
-    resolver.nameservers = sorted(
-        resolver.nameservers, key=lambda each: _place(each) != (address, port)
-    )  # which is stable
+    # Sorting is stable: the others keep their order.
+    resolver.nameservers = sorted(resolver.nameservers, key=lambda each: _place(each) != (address, port))
 
 
 def _place(server: object) -> tuple[str, int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from lbkit.address import Address, Endpoint
+from lbkit.backoff import Backoff, BackoffPolicy
 from lbkit.errors import ResolverError
 from lbkit.resolution import Resolution
 from lbkit.resolver import Resolver, Sink, authority_of
@@ -37,9 +37,8 @@ class System(NamedTuple):
     try_s: float = 1.0  # for one server
     again_s: float = 0.5  # after which all that failed are asked once more, if that may help
     whole_s: float = 10.0  # for all, round and round
-    grace_s: float = (
-        2.0  # for the other family, or TXT, once there are addresses: more than one server's time
-    )
+    # For the other family, or TXT, once there are addresses: more than one server's time.
+    grace_s: float = 2.0
     hostname: str = ""  # for TXT records that choose by it; empty for the machine's
 
 
@@ -71,6 +70,8 @@ class DnsResolver(Resolver):
         super().__init__(target)
         self._system = system or System()
         self._options = options = Options.of(target)
+        if options.refresh_s is not None:  # who is asked so often anyhow may be asked as often when it fails
+            self.backoff = BackoffPolicy(maximum_s=min(options.refresh_s, BackoffPolicy().maximum_s))
         about = options.versions, self._system.grace_s, options.hold_s
         self._hosts = HostsFile(self._system.hosts)
         self._families = Families(options.host, *about)
@@ -100,6 +101,7 @@ class DnsResolver(Resolver):
         if ip_version(self._options.host):
             sink.update(Resolution(self._endpoints((self._options.host,)), source="the target itself"))
             return
+        backoff = Backoff(self.backoff, sink.random)
         while True:
             ttl_s = _TTL_FLOOR_S
             try:
@@ -113,7 +115,7 @@ class DnsResolver(Resolver):
                 if not verdict.accepted:
                     raise ResolverError(f"the answer for {self.target} was rejected: {verdict.reason}")
                 self._answered = self._answered or bool(resolution.endpoints)
-            await sink.wanted(refresh=self._pause(sink.random, ttl_s, sink.clock.time()))
+            await sink.wanted(refresh=self._pause(sink, ttl_s, backoff))
 
     async def _look_up(self, sink: Sink) -> tuple[Resolution, float]:
         """Return the answer and how many seconds it holds."""
@@ -161,12 +163,16 @@ class DnsResolver(Resolver):
             Endpoint([Address(each, port) for each in backend]) for backend in backends_of(addresses)
         )
 
-    def _pause(self, source: random.Random, ttl_s: float, now_s: float) -> float | None:
+    def _pause(self, sink: Sink, ttl_s: float, backoff: Backoff) -> float | None:
         """Return the seconds until the next look-up, or None to wait until one is asked for."""
         options = self._options
         whole_s = min(max(ttl_s, _TTL_FLOOR_S), _TTL_CAP_S) if options.by_ttl else options.refresh_s
-        pause = inf if whole_s is None else whole_s * source.uniform(1 - _JITTER, 1 + _JITTER)
-        due_s = (self._service or self._families).due_s
-        if due_s > now_s:  # what is held goes then; it is past due if there was no answer to tell
-            pause = min(pause, due_s - now_s)
+        pause = inf if whole_s is None else whole_s * sink.random.uniform(1 - _JITTER, 1 + _JITTER)
+        held_s = (self._service or self._families).due_s - sink.clock.time()
+        if held_s > 0:  # what is held goes then; it is past due if there was no answer to tell
+            pause = min(pause, held_s)
+        if self._service is None or not self._service.lacking:
+            backoff.reset()
+        else:  # the rest of the list is in use; what it lacks is asked for as after a failure
+            pause = min(pause, backoff.next_delay())
         return None if pause == inf else max(pause, SOONEST_S)

@@ -38,6 +38,9 @@ class Service:
         grace_s: as for ``Families``.
         hold_s: seconds that a record, or an address of a host, is kept after it was first missing.
         every_priority: whether hosts of all priorities are backends, or those of the best one that has addresses.
+
+    Attributes:
+        lacking: the last look-up did not get, for a reason that may pass, the addresses of a host of which none are known.
     """
 
     def __init__(
@@ -58,7 +61,8 @@ class Service:
         self._hosts: dict[str, Families] = {}
         self._known: dict[str, Found] = {}  # the last good answer about each host
         self._complaints: dict[str, str] = {}  # by host; "" for the list itself
-        self._listed = False  # there was a list with endpoints
+        self._priority = inf  # of the last list
+        self.lacking = False
 
     @property
     def due_s(self) -> float:
@@ -68,13 +72,14 @@ class Service:
     async def look_up(self, ask: Ask, now_s: float) -> Listed:
         """Return the endpoints of the best priority that has any, or of all, each with its priority in ``metadata``.
 
-        A host that cannot be looked up keeps its last addresses. Where none of the best priority can, the next one counts
-        at the start only: later the list that there is stays.
+        A host that cannot be looked up keeps its last addresses. Where none of the best priority can, another counts
+        only if it is as good as that of the list that there is; at the start any is.
 
         Raises:
             NoSuchNameError: there is no such service.
             ResolverError: nobody could say which hosts there are, or where any of them is.
         """
+        self.lacking = False
         found = await ask(self.name, "SRV")
         records = self._usable(found, now_s)
         hosts = {record.host for record in records}
@@ -87,24 +92,26 @@ class Service:
         failures: list[ResolverError] = []
         groups = [list(group) for _, group in groupby(records, key=lambda record: record.priority)]
         for group in [records] if self._every_priority else groups:
+            trouble = [error for error in failures if not isinstance(error, NoSuchNameError)]
             answers = await self._addresses(sorted({record.host for record in group}), ask, now_s, failures)
             endpoints = _endpoints(group, answers)
             if endpoints:
+                priority = group[0].priority
+                if trouble and priority > self._priority:
+                    raise trouble[0]  # that nobody could say where the best are does not make others the best
+                self._priority = priority
                 ttl_s = min(found.ttl_s, *(answer.ttl_s for answer in answers.values()))
-                self._listed = True
                 return Listed(endpoints, ttl_s, found.server)
-            passing = [error for error in failures if not isinstance(error, NoSuchNameError)]
-            if (
-                passing and self._listed
-            ):  # that nobody could say where the best are does not make others the best
-                raise passing[0]
         if failures:
-            raise failures[0]
+            raise min(failures, key=lambda error: isinstance(error, NoSuchNameError))  # the one that may pass
+        self._priority = inf
         return Listed((), found.ttl_s, found.server)
 
     def _usable(self, found: Found, now_s: float) -> list[_Record]:
         """Return the records in order, without those that name no place to connect to, and no more than are allowed."""
-        seen = {(record.host, record.port): record for record in map(_parsed, found.records)}
+        # What is named twice counts where it comes first, in whatever order the answer has it.
+        named = sorted(map(_parsed, found.records), reverse=True)
+        seen = {(record.host, record.port): record for record in named}
         # "." means that the service is expressly not offered; nobody can connect to port 0
         some = [each for each in self._records.keep(seen, now_s).values() if each.host != "." and each.port]
         if len(some) > _MAX_RECORDS:
@@ -130,6 +137,8 @@ class Service:
             self._complain(host, f"one host of it: {outcome}")
             if host in self._known:
                 answers[host] = self._known[host]
+            elif not isinstance(outcome, NoSuchNameError):
+                self.lacking = True
         return answers
 
     def _complain(self, host: str, said: str) -> None:
@@ -162,5 +171,5 @@ def _endpoints(records: list[_Record], answers: dict[str, Found]) -> tuple[Endpo
 
 
 def _parsed(text: str) -> _Record:
-    priority, weight, port, host = text.split()
-    return _Record(int(priority), int(weight), int(port), host if host == "." else host.removesuffix("."))
+    priority, weight, port, host = text.split()  # the host with its last dot: no search domain is for it
+    return _Record(int(priority), int(weight), int(port), host.lower())
