@@ -280,9 +280,8 @@ class EndpointBalancer(Balancer):
             return
         if state is not TRANSIENT_FAILURE or self._unmade:
             state = ConnectivityState.CONNECTING
-        if (
-            state is not self._published
-        ):  # those that wait were told, and the explanation is made when asked for
+        # Those that wait were told, and the explanation is made when asked for.
+        if state is not self._published:
             picker = FailPicker(self.explain) if state is TRANSIENT_FAILURE else QueuePicker()
             self.controller.publish(state, picker)
             self._published = state

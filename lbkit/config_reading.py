@@ -92,9 +92,8 @@ def _read(value: object, problems: list[str]) -> ServiceConfig:
 
 
 def _connections(value: object) -> int:
-    return min(
-        max(_bytes(value), 1), MAX_CONNECTIONS
-    )  # 0 is none said, as in gRPC core; too many are all there can be
+    # 0 is none said, as in gRPC core; too many are all there can be.
+    return min(max(_bytes(value), 1), MAX_CONNECTIONS)
 
 
 # Methods

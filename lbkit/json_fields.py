@@ -88,9 +88,8 @@ def show(value: object) -> str:
         return "a list"
     if isinstance(value, bool) or value is None:
         return str(value).lower() if value is not None else "null"
-    if (
-        isinstance(value, int) and value.bit_length() > 64
-    ):  # the digits of the longest would be an error to ask for
+    # The digits of the longest would be an error to ask for.
+    if isinstance(value, int) and value.bit_length() > 64:
         return f"a number of {value.bit_length()} bits"
     if isinstance(value, int | float | str):
         text = repr(value)

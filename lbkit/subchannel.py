@@ -36,9 +36,8 @@ SHUTDOWN = ConnectivityState.SHUTDOWN
 
 # Inputs.
 DIAL = 0  # an attempt starts
-CONNECTED = (
-    1  # the handshake is complete, the peer's SETTINGS included; and its backend serves, if that is checked
-)
+# The handshake is complete, the peer's SETTINGS included; and its backend serves, if that is checked.
+CONNECTED = 1
 FAILED = 2  # the attempt failed at every address
 BACKOFF_OVER = 3
 LOST = 4  # the connection broke, or its server said GOAWAY; of several, the last one
@@ -93,9 +92,8 @@ class Dialler:
         self.options = options
         self.trace = Trace()
         self.max_connections = 1  # of each subchannel (gRFC A105); lowering it closes none
-        self.health_checks: HealthChecks | None = (
-            None  # of the service config, for connections made from now on
-        )
+        # Of the service config, for connections made from now on.
+        self.health_checks: HealthChecks | None = None
         self._queue: deque[Subchannel] = deque()
         self._due = False  # a callback that starts attempts is scheduled
         self._tasks: set[asyncio.Task[None]] = set()

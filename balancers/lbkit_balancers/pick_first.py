@@ -252,9 +252,8 @@ class PickFirst(Balancer):
     def _lost(self, subchannel: Subchannel) -> None:
         if subchannel.state is READY:  # and back already
             return
-        self._published = (
-            None  # IDLE may be what was published last, but those who waited then must ask again
-        )
+        # IDLE may be what was published last, but those who waited then must ask again.
+        self._published = None
         self._stop_pass()
         self._phase, self._failing, self._selected = Phase.IDLE, False, None
         self.controller.reresolve()

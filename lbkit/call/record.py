@@ -81,9 +81,8 @@ class CallRecord:
     def __init__(self) -> None:
         self.bucket: Bucket | None = None  # set by Deadlines
         self._status: Status | None = None
-        self._served: tuple[Served, bool] | None = (
-            None  # what it is made for, and whether the deadline is of that
-        )
+        # What it is made for, and whether the deadline is of that.
+        self._served: tuple[Served, bool] | None = None
         self._stream: Stream | None = None
         self._connection: ClientConnection | None = None
         self._picked: Picked | None = None  # the pick that is to be told when it is done

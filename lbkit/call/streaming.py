@@ -184,18 +184,16 @@ class StreamingCall(Call):
                     if self._status is not None:
                         break
             self.done_writing()
-        except (
-            asyncio.CancelledError
-        ):  # the call is over; or something that the iterator waited for was cancelled
+        except asyncio.CancelledError:
+            # The call is over; or something that the iterator waited for was cancelled.
             self.cancel()
             raise
         except Exception as error:  # whatever the application's iterator or serialiser raises
             text = f"the iterator of requests raised {type(error).__name__}: {error}"
             self.break_off(Status(StatusCode.UNKNOWN, text))
         finally:
-            if inspect.isasyncgen(
-                requests
-            ):  # left in the middle: its ``finally`` must not wait for the collector
+            # Left in the middle: its ``finally`` must not wait for the collector.
+            if inspect.isasyncgen(requests):
                 await requests.aclose()
 
     # The stream's sink

@@ -19,9 +19,8 @@ class ClosedStreams:
     __slots__ = ("_forgotten", "_gaps", "_resets")
 
     def __init__(self) -> None:
-        self._resets: dict[int, int] | None = (
-            None  # id -> who, oldest first; made when needed, as most never are
-        )
+        # By id, oldest first; made when needed, as most never are.
+        self._resets: dict[int, int] | None = None
         self._gaps: tuple[range, ...] = ()
         self._forgotten = 0  # the highest id that was dropped from either
 

@@ -71,9 +71,8 @@ class Stream:
         self.pending_end = False  # END_STREAM follows the pending data
         self.answered = answered  # the headers that the peer's message begins with have come
         self.plain = answered  # DATA may take the short way: nothing below is to be looked at
-        self.ends_at = (
-            receive_window  # where the receive window will be when the message has come that is awaited
-        )
+        # Where the receive window will be when the message has come that is awaited.
+        self.ends_at = receive_window
         self.missing = NO_LENGTH  # bytes that content-length still promises
 
     def unread(self, initial_window: int) -> int:

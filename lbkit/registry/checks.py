@@ -18,9 +18,8 @@ from lbkit.registry.refusals import (
 )
 
 MOST_BYTES = 3 * 2**19  # of a request that writes: etcd's --max-request-bytes, 1.5 MiB
-MOST_REQUEST_BYTES = (
-    2 * 2**20
-)  # of any request, for servers: etcd leaves half a MiB for what is around a value
+# Of any request, for servers: etcd leaves half a MiB for what is around a value.
+MOST_REQUEST_BYTES = 2 * 2**20
 MOST_OPS = 128  # of a transaction: etcd's --max-txn-ops
 _SORT_ORDERS = range(3)
 _SORT_TARGETS = range(5)

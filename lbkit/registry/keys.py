@@ -14,9 +14,10 @@ from lbkit.registry.store import Store, Writing
 
 _Header = Callable[[int], etcd.ResponseHeader]
 
+# By RangeRequest.SortTarget.
 _SORT_BY: tuple[Callable[[Any], Any], ...] = tuple(
     attrgetter(name) for name in ("key", "version", "create_revision", "mod_revision", "value")
-)  # by RangeRequest.SortTarget
+)
 _TARGETS = ("version", "create_revision", "mod_revision", "value", "lease")  # by Compare.CompareTarget
 _RESULTS: tuple[Callable[[Any, Any], bool], ...] = (eq, gt, lt, ne)  # by Compare.CompareResult
 _NOTHING = etcd.KeyValue()

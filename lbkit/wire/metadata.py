@@ -75,9 +75,8 @@ def encode_metadata(metadata: MetadataLike) -> list[Field]:
                     raise MetadataError(
                         f"metadata {key!r}: {value!r} is not printable ASCII; name the key {key}-bin to send bytes"
                     )
-                fields.append(
-                    (name, text.strip(" ").encode("ascii"))
-                )  # RFC 9113 8.2.1 wants none at the ends
+                # RFC 9113 8.2.1 wants none at the ends.
+                fields.append((name, text.strip(" ").encode("ascii")))
     except (TypeError, ValueError) as error:
         if isinstance(error, MetadataError):
             raise

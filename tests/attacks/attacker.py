@@ -158,9 +158,8 @@ class Attacker:
     async def read(self) -> None:
         """Read once, and sort what came."""
         data = b""
-        with contextlib.suppress(
-            ConnectionError
-        ):  # a reset, for we had sent more than the server cared to read
+        # A reset, for we had sent more than the server cared to read.
+        with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(PATIENCE_S):
                 data = await asyncio.get_running_loop().sock_recv(self.sock, READ_BYTES)
         if not data:

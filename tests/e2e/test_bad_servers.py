@@ -326,9 +326,8 @@ async def test_calls_refused_by_a_full_server_wait_until_it_has_room() -> None:
 
         try:
             await reader.readexactly(len(frames.PREFACE))
-            writer.write(
-                settings_frame((frames.Setting.MAX_CONCURRENT_STREAMS, 2))
-            )  # one more than it admits
+            # One more than it admits.
+            writer.write(settings_frame((frames.Setting.MAX_CONCURRENT_STREAMS, 2)))
             while True:
                 found = await peer.next_frame()
                 if found.kind == frames.HEADERS:
@@ -339,9 +338,8 @@ async def test_calls_refused_by_a_full_server_wait_until_it_has_room() -> None:
                         refused.append(found.stream_id)
                         writer.write(reset_frame(found.stream_id, ErrorCode.REFUSED_STREAM))
                 elif found.kind == frames.DATA and found.stream_id == admitted:
-                    asyncio.get_running_loop().call_later(
-                        0.01, release, found.stream_id
-                    )  # others come meanwhile
+                    # Others come meanwhile.
+                    asyncio.get_running_loop().call_later(0.01, release, found.stream_id)
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:

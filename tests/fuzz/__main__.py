@@ -14,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Written out here, for atheris must come before what it measures.
 NAMES = (
     "engine",
     "frames",
     "hpack",
     "compressed",
     "wire",
-)  # written out here, for atheris must come before what it measures
+)
 LONGEST = 4096
 _REPORT_S = 5.0
 

@@ -177,9 +177,8 @@ async def test_pick_first_of_others_stays_with_one_of_our_servers(client: str, p
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plaintext", "tls"])
-@pytest.mark.parametrize(
-    "server", [name for name in IMPLEMENTATIONS if name != "grpclib"]
-)  # it sets no limit
+# It sets no limit.
+@pytest.mark.parametrize("server", [name for name in IMPLEMENTATIONS if name != "grpclib"])
 async def test_full_connection_gets_a_second_one(server: str, tls: bool, peers: Peers) -> None:
     case, settings = "max_concurrent_streams_connection_scaling", Settings(streams=STREAMS)
     async with server_of(server, peers, tls=tls, streams=STREAMS) as port:

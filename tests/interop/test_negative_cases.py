@@ -113,9 +113,8 @@ async def test_unary_call_that_is_reset_does_not_succeed(answer: Any) -> None:
 async def test_stream_that_is_reset_does_not_succeed(answer: Any) -> None:
     async with raw_server(answer, ROOM) as server, channel_to(server.port) as channel:
         call = stub(channel).StreamingOutputCall(output_request(SIZE), timeout=PATIENCE_S)
-        if (
-            answer is reset_after_data
-        ):  # a message that came whole is the application's, whatever comes after it
+        # A message that came whole is the application's, whatever comes after it.
+        if answer is reset_after_data:
             assert size_of(await call.read()) == SIZE
         with pytest.raises(lbkit.RpcError):
             await call.read()

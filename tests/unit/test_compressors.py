@@ -125,9 +125,8 @@ def test_zstd_frame_that_wants_a_large_window_is_refused() -> None:
 
     parameters = zstandard.ZstdCompressionParameters(window_log=27)
     stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    data = (
-        stream.compress(os.urandom(100)) + stream.flush()
-    )  # of unknown length: the window is claimed as it is
+    # Of unknown length: the window is claimed as it is.
+    data = stream.compress(os.urandom(100)) + stream.flush()
     with pytest.raises(lbkit.CorruptDataError):
         compressor("zstd").decompress(data, MIB)
 

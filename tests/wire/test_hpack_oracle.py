@@ -179,9 +179,8 @@ def test_we_decode_every_way_to_write_a_block(
         block = b"".join(map(encoder.resize, sizes)) + b"".join(map(encoder.encode, sent))
         assert decoder.decode(block) == tuple(sent)
         newest = table_of(encoder.table)[-3:][::-1]
-        for _ in range(
-            3
-        ):  # the same bytes mean something else after each insertion: no cache may get in the way
+        # The same bytes mean something else after each insertion: no cache may get in the way.
+        for _ in range(3):
             assert decoder.decode(b"\xbe\xbf\xc0"[: len(newest)]) == tuple(newest)
         assert decoder._table == table_of(encoder.table)
         assert decoder._size == encoder.table._current_size

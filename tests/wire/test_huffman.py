@@ -47,9 +47,8 @@ def test_empty_string_decodes_to_nothing() -> None:
     assert huffman.decode(b"") == b""
 
 
-@pytest.mark.parametrize(
-    "text", [b"a", b"&", b"?", b"!:"]
-)  # 5, 8, 10 and 17 bits: 3, 0, 6 and 7 bits are missing
+# 5, 8, 10 and 17 bits: 3, 0, 6 and 7 bits are missing.
+@pytest.mark.parametrize("text", [b"a", b"&", b"?", b"!:"])
 def test_padding_is_at_most_seven_ones(text: bytes) -> None:
     bits = "".join(map(code, text))
     padding = "1" * (-len(bits) % 8)

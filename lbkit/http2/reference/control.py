@@ -143,8 +143,7 @@ class H2Control(H2Headers):
         for stream in [stream for stream in self.streams.values() if stream.id > last]:
             # Ours, and the peer will do nothing for it; unless another's sink has reset it meanwhile.
             if bool(stream.id & 1) == self.client and stream.state != CLOSED:
-                self._closed.reset(
-                    stream.id, RESET_BY_US
-                )  # a server that began with it nevertheless is no offender
+                # A server that began with it nevertheless is no offender.
+                self._closed.reset(stream.id, RESET_BY_US)
                 self._forget(stream)
                 stream.sink.reset(ErrorCode.REFUSED_STREAM, reason)
