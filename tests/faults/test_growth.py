@@ -31,6 +31,22 @@ def test_what_goes_up_and_down_has_no_slope() -> None:
     assert found.slope(found.resident_kb) == pytest.approx(0.0, abs=0.1)
 
 
+@pytest.mark.parametrize("at", [1, 3, 5, 25, 29])
+def test_one_step_is_no_slope(at: int) -> None:
+    found = history(lambda number: 50_000 + 200 * (number >= at) + number % 3)
+    assert found.slope(found.resident_kb) == pytest.approx(0.0, abs=0.3)
+
+
+@pytest.mark.parametrize(("calls_a_round", "grows"), [(1000, True), (100, False)])
+def test_growth_below_the_noise_is_none(calls_a_round: int, grows: bool) -> None:
+    found = History()
+    for number in range(31):
+        found.calls.append(calls_a_round * number)
+        found.resident_kb.append(50_000 + calls_a_round * number / 1000)
+    assert found.grows(found.resident_kb, most=0.5, noise=20.0) == grows
+    assert not found.grows(found.resident_kb, most=1.5, noise=20.0)
+
+
 @pytest.mark.parametrize(("leaks", "grows"), [(False, 0), (True, 1000)])
 async def test_one_object_a_call_is_found_among_the_blocks(leaks: bool, grows: int) -> None:
     kept: list[object] = []

@@ -55,9 +55,8 @@ async def test_f1_a_killed_backend_costs_the_calls_it_had(tmp_path: Path) -> Non
             f"all {milliseconds(call.took for call in load.calls)}",
             str(found),
         )
-        assert (
-            len(failed) <= max(had, 1) + RATE / BACKENDS * 0.05
-        )  # those picked between the gauge and the signal
+        # Those picked between the gauge and the signal.
+        assert len(failed) <= max(had, 1) + RATE / BACKENDS * 0.05
         assert {call.backend for call in failed} <= {victim.address}
         assert {call.code for call in failed} <= {StatusCode.UNAVAILABLE}
         assert not load.failed(killed + 1.0)

@@ -28,6 +28,7 @@ from tests.faults.uids import check
 from tests.support.consul_server import consul
 from tests.support.etcd_server import Etcd, etcd, etcd_cluster, free_ports
 from tests.support.servers import all_connected, until
+from tests.support.tied import tied
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(180)]
 
@@ -116,7 +117,9 @@ async def test_d1_registry_killed_for_20_s_fails_no_call(tmp_path: Path) -> None
         target = f"etcd://{node.address}/fleet"
         async with Fleet(3, tmp_path, register=target) as fleet, lbkit.Channel(target) as channel:
             watcher = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "lbkit", "watch", target), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+                *tied([sys.executable, "-m", "lbkit", "watch", target]),
+                cwd=ROOT,
+                stdout=asyncio.subprocess.PIPE,
             )
             try:
                 await all_connected(channel, 3)
@@ -357,9 +360,8 @@ async def test_d7_change_in_consul_reaches_the_picker(tmp_path: Path) -> None:
             await channel.ready(10.0)
             took = []
             for number in range(CHANGES):
-                await asyncio.sleep(
-                    1.1
-                )  # what Consul is asked at most: more often than that, changes wait for each other
+                # What Consul is asked at most: more often than that, changes wait for each other.
+                await asyncio.sleep(1.1)
                 Noting.fresh.clear()
                 began = loop.time()
                 await asyncio.to_thread(weigh, number + 2)
