@@ -36,6 +36,7 @@ from tests.support.servers import (
     unary,
     until,
 )
+from tests.support.tied import tied
 
 CHILD = """
 import asyncio
@@ -64,7 +65,7 @@ def child_process() -> Generator[tuple[int, int], None, None]:
         "PYTHONPATH": os.pathsep.join(map(str, (root, root / "resolvers", root / "balancers"))),
     }
     with subprocess.Popen(
-        [sys.executable, "-c", CHILD], stdout=subprocess.PIPE, env=environment, cwd=root
+        tied([sys.executable, "-c", CHILD]), stdout=subprocess.PIPE, env=environment, cwd=root
     ) as child:
         assert child.stdout is not None
         try:
@@ -524,11 +525,11 @@ async def test_connection_that_comes_during_a_graceful_stop_is_sent_away() -> No
     from lbkit.transport.setup import ConnectionSetup
     from tests.support.memory import MemoryTransport
 
-    started = asyncio.Event()
+    started, go_on = asyncio.Event(), asyncio.Event()
 
     async def behaviour(request: Any, context: lbkit.ServicerContext) -> Any:
         started.set()
-        await asyncio.sleep(0.05)
+        await go_on.wait()
         return request
 
     async with serving(behaviour) as backend, channel_to(backend) as channel:
@@ -541,6 +542,7 @@ async def test_connection_that_comes_during_a_graceful_stop_is_sent_away() -> No
         late.connection_made(MemoryTransport(loop, late, "late client"))
         assert late._drain_due  # once its client knows that it is up
         late.abort("the test is over")
+        go_on.set()
         await running
         await stopping
 

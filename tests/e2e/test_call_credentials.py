@@ -214,6 +214,7 @@ class Slow:
 async def test_the_deadline_counts_while_credentials_are_waited_for() -> None:
     slow = Slow()
     async with secured() as backend, secure_channel(backend) as channel:
+        await channel.ready(PATIENCE_S)
         error = await failure(unary(channel)(Item(), credentials=slow, timeout=0.05))
         assert error.code() is StatusCode.DEADLINE_EXCEEDED
         await until(lambda: slow.cancelled == 1)

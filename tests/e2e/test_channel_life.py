@@ -175,6 +175,8 @@ async def test_ready_returns_when_ready() -> None:
 
 async def test_ready_that_times_out_says_why() -> None:
     async with channel_to(1) as channel:
+        channel.get_state(try_to_connect=True)
+        await until(lambda: channel.get_state() is TRANSIENT_FAILURE)
         with pytest.raises(lbkit.RpcError) as caught:
             await channel.ready(timeout=0.1)
         assert caught.value.code() is StatusCode.UNAVAILABLE

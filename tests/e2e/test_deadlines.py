@@ -12,6 +12,7 @@ import pytest
 import lbkit
 from lbkit import StatusCode
 from tests.support.servers import (
+    GROWING_S,
     PATH,
     PATIENCE_S,
     Item,
@@ -29,7 +30,6 @@ from tests.support.wire import data_frame
 
 LATENESS_S = 0.030
 TRIES = 8
-GROWING_S = (0.05, 0.5, 5.0)  # for deadlines that must not pass before a handler has begun
 
 
 class Waiting:

@@ -16,6 +16,7 @@ import pytest
 
 import lbkit
 from tests.support.protos import helloworld_pb2
+from tests.support.tied import tied
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +47,7 @@ def scripts(tmp_path: Path) -> Path:
 def run(folder: Path, name: str, code: str) -> subprocess.Popen[str]:
     (folder / name).write_text(code)
     return subprocess.Popen(
-        [sys.executable, "-W", "error", name],
+        tied([sys.executable, "-W", "error", name]),
         cwd=folder,
         env={"PYTHONPATH": f"{ROOT}:{folder}", "PATH": "/usr/bin:/bin"},
         stdout=subprocess.PIPE,

@@ -14,6 +14,7 @@ import pytest
 import lbkit
 from lbkit.compat.options import CHANNEL, SERVER
 from tests.support.servers import PATIENCE_S, QUICK
+from tests.support.tied import tied
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/migration.md").read_text()
@@ -45,7 +46,7 @@ def block(text: str) -> str:
 def running(folder: Path, code: str) -> Iterator[subprocess.Popen[str]]:
     """Run a program, and end it."""
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code],
+        tied([sys.executable, "-W", "error", "-c", code]),
         cwd=folder,
         env={"PYTHONPATH": f"{ROOT}:{folder}", "PATH": "/usr/bin:/bin"},
         stdout=subprocess.PIPE,

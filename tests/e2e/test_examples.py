@@ -21,6 +21,7 @@ import lbkit
 from lbkit.http2 import frames
 from lbkit.wire.messages import frame_message
 from tests.support.servers import failure, raw_client, until
+from tests.support.tied import tied
 from tests.support.wire import REQUEST, data_frame
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -72,7 +73,7 @@ class Running:
 def running(program: str, *arguments: str | Path) -> Generator[Running, None, None]:
     """A program with a pipe at each end; killed at the end if it still runs."""
     with subprocess.Popen(
-        command(program, *arguments),
+        tied(command(program, *arguments)),
         env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.certificates import certificates
+from tests.support.tied import tied
 
 pytestmark = pytest.mark.interop
 
@@ -44,7 +45,7 @@ UNAUTHENTICATED what is the word?
 def start(module: str, *arguments: str | Path) -> subprocess.Popen[str]:
     path = os.pathsep.join(str(ROOT / source) for source in (".", "resolvers", "balancers"))
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", module, *map(str, arguments)],
+        tied([sys.executable, "-W", "error", "-m", module, *map(str, arguments)]),
         cwd=EXAMPLE,
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,

@@ -179,7 +179,7 @@ async def test_early_call_gets_what_the_resolvers_first_answer_says(manual: Manu
         assert manual.update(answer(backend, config=config)).accepted
         assert (await failure(call)).code() is StatusCode.DEADLINE_EXCEEDED
         assert (await failure(limited)).code() is StatusCode.RESOURCE_EXHAUSTED
-        assert backend.calls == 1
+        assert backend.calls <= 1  # none where the time was over before there was a connection
 
 
 async def test_early_stream_gets_what_the_resolvers_first_answer_says(manual: Manual) -> None:

@@ -30,6 +30,7 @@ from tests.support.blocking import (
 )
 from tests.support.protos import kinds_pb2
 from tests.support.servers import PATIENCE_S
+from tests.support.tied import tied
 
 ROOT = Path(__file__).resolve().parents[2]
 HELD_S = 30.0
@@ -511,7 +512,7 @@ print("stopped", flush=True)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serving_ends_on_a_signal(number: signal.Signals) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PROGRAM],
+        tied([sys.executable, "-W", "error", "-c", PROGRAM]),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

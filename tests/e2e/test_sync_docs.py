@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.tied import tied
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/sync.md").read_text()
 BLOCKS: list[str] = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -36,7 +38,7 @@ def block(text: str) -> str:
 
 def run(folder: Path, code: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code],
+        tied([sys.executable, "-W", "error", "-c", code]),
         cwd=folder,
         env={"PYTHONPATH": f"{ROOT}:{folder}", "PATH": "/usr/bin:/bin"},
         stdout=subprocess.PIPE,

@@ -16,6 +16,7 @@ from tests.interop import server as interop_server
 from tests.interop.implementations import IMPLEMENTATIONS
 from tests.interop.security import OVERRIDE, of_this_run, shared
 from tests.support.peers import ROOT, environment
+from tests.support.tied import tied
 from tests.support.tools import grpc_js, needed
 
 pytestmark = pytest.mark.interop
@@ -29,7 +30,9 @@ def server(implementation: str, *flags: str) -> Generator[int, None, None]:
     if implementation == "grpc_js":
         needed(grpc_js)
     command = [sys.executable, "-m", "tests.interop.server", f"--implementation={implementation}", *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), cwd=ROOT, text=True) as process:
+    with subprocess.Popen(
+        tied(command), stdout=subprocess.PIPE, env=environment(), cwd=ROOT, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             said = process.stdout.readline()

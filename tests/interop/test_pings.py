@@ -17,6 +17,7 @@ import lbkit
 from lbkit import StatusCode
 from tests.support.peers import ROOT, environment, peer
 from tests.support.servers import PATIENCE_S, Item, channel_to, failure, serving, unary
+from tests.support.tied import tied
 
 pytestmark = pytest.mark.interop
 
@@ -43,7 +44,7 @@ with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
 async def script(code: str, *arguments: object) -> AsyncGenerator[asyncio.subprocess.Process, None]:
     """Run a Python program, and end it."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *map(str, arguments),
+        *tied([sys.executable, "-c", code, *map(str, arguments)]),
         stdout=asyncio.subprocess.PIPE, env=environment(), cwd=ROOT,
     )  # fmt: skip
     try:
@@ -67,9 +68,8 @@ async def test_grpcios_client_is_told_and_asks_half_as_often_after_it() -> None:
         assert [code for _, code, _ in said] == ["UNAVAILABLE"] * 2
         assert all("too_many_pings" in details for _, _, details in said), said
         took = [seconds for seconds, _, _ in said]
-        assert (
-            took[1] > 1.4 * took[0]
-        )  # 0.8 s to the first PING and 1 s to the next, which is its least; then 1.6 s
+        # 0.8 s to the first PING and 1 s to the next, which is its least; then 1.6 s.
+        assert took[1] > 1.4 * took[0]
         assert backend.server.counters.exceeded["ping_strikes"] == 2
 
 

@@ -29,6 +29,7 @@ from tests.support.certificates import certificates
 from tests.support.protos import kinds_pb2
 from tests.support.secured import known_client_tls, mutual_tls, secure_channel, secured, server_tls
 from tests.support.servers import PATH, PATIENCE_S, Item, failure, unary
+from tests.support.tied import tied
 
 pytestmark = pytest.mark.interop
 
@@ -330,8 +331,8 @@ async def test_openssl_client_of_old_is_refused() -> None:
 async def openssl_server(*arguments: str) -> AsyncGenerator[int, None]:
     """Run ``openssl s_server``; give its port."""
     process = await asyncio.create_subprocess_exec(
-        "openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", str(certificates().cert), "-key",
-        str(certificates().key), *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        *tied(["openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", str(certificates().cert), "-key",
+        str(certificates().key), *arguments]), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdout is not None

@@ -24,6 +24,7 @@ Behaviour: TypeAlias = Callable[[Any, lbkit.ServicerContext], Awaitable[Any]]
 
 QUICK = lbkit.BackoffPolicy(initial_s=0.02, maximum_s=0.05)
 PATIENCE_S = 10.0  # for what must happen; only a failing test waits that long
+GROWING_S = (0.05, 0.5, 5.0)  # for deadlines that must not pass before something has begun
 PATH = b"/lbkit.tests.Kinds/UnaryUnary"
 
 

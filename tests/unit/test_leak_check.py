@@ -14,8 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = """
 import asyncio, gc, socket, threading
 import pytest
+from tests import conftest
 
 kept = []
+conftest.GRACE_S["thread"] = 0.25  # none of those here ends by itself
 
 async def test_tidy():
     server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
