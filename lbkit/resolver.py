@@ -61,12 +61,16 @@ class Sink(ABC):
         after it unasked.
         """
 
-    async def pause(self, seconds: float) -> bool:
+    async def pause(self, seconds: float | None) -> bool:
         """Sleep before trying again what failed. True if ``Channel.reset_backoff`` ended it: start over with short ones.
 
         Only a resolver that goes on by itself after a failure needs this: the wait of one that raises is the channel's.
+        With None it sleeps until then.
         """
-        await asyncio.sleep(seconds)
+        if seconds is None:
+            await asyncio.Event().wait()
+        else:
+            await asyncio.sleep(seconds)
         return False
 
 

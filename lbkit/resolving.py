@@ -54,6 +54,7 @@ class ResolverHost(Sink):
         self._heard_at = float("-inf")  # when it last gave an answer, or said that there is none
         self._task: asyncio.Task[None] | None = None
         self._resumed = asyncio.Event()  # set, and replaced, to end all pauses
+        self._hurried = False  # the next answer is wanted at once
 
     def start(self) -> None:
         """Run the resolver as a task of the running loop."""
@@ -65,8 +66,11 @@ class ResolverHost(Sink):
         self._wanted.set()
 
     def reset_backoff(self) -> None:
-        """Run a resolver that failed now, instead of after its back-off; end a pause that it makes."""
+        """Have a resolver that failed try again now: one that raised, one that pauses, and one that waits to be asked."""
         self._backoff.reset()
+        if self.error is not None:
+            self._hurried = True
+            self._wanted.set()
         self._resumed.set()
         self._resumed = asyncio.Event()
 
@@ -114,11 +118,12 @@ class ResolverHost(Sink):
             pause = self._heard_at + minimum - self.clock.time()
             if due is not None:
                 pause = min(pause, due - self.clock.time())
-            if pause > 0:
-                await asyncio.sleep(pause)
+            if pause > 0 and not self._hurried:
+                await self.pause(pause)
+        self._hurried = False
         self._wanted.clear()  # only now: this grants what was asked meanwhile too, and a cancellation loses nothing
 
-    async def pause(self, seconds: float) -> bool:
+    async def pause(self, seconds: float | None) -> bool:
         """Sleep so long, or until ``reset_backoff``."""
         try:
             async with asyncio.timeout(seconds):

@@ -84,8 +84,20 @@ class Pausing(Failing):
             await sink.pause(500.0)
 
 
+class Waiting(Failing):
+    """Waits to be asked after a failure."""
+
+    async def run(self, sink: Sink) -> None:
+        while True:
+            try:
+                await super().run(sink)
+            except OSError as error:
+                sink.fail(error)
+            await sink.wanted(minimum=300.0, refresh=500.0)
+
+
 @pytest.mark.parametrize("inside", ["the channel", "a combinator", "a combinator in another"])
-@pytest.mark.parametrize("kind", [Failing, Pausing])
+@pytest.mark.parametrize("kind", [Failing, Pausing, Waiting])
 def test_a_resolver_that_failed_tries_again_at_once(kind: type[Failing], inside: str) -> None:
     @virtual_time
     async def body() -> None:

@@ -63,10 +63,6 @@ class Inner(ResolverHost):
             self._backoff.reset()
         return self.verdict
 
-    async def pause(self, seconds: float) -> bool:
-        """Sleep so long, or until the channel's ``reset_backoff``."""
-        return await self._of.sink.pause(seconds)
-
     def _told(self, resolution: Resolution) -> Verdict:
         return self._of.update(self, resolution)
 
@@ -153,18 +149,28 @@ class Run(ABC):
         self._timer = None if when is None or self.over else self.sink.clock.call_at(when, self._fire)
 
     async def follow(self) -> None:
-        """Run the parts until cancelled, and pass on to them that the channel wants an answer."""
+        """Run the parts until cancelled, and pass on to them what the channel wants."""
         for part in self.parts:
             part.start()
         try:
-            while True:
-                await self.sink.wanted(minimum=0.0)  # each part keeps to its own minimum
-                for part in self.parts:
-                    part.want()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pass_wants_on())
+                group.create_task(self._pass_resets_on())
         finally:
             self.over = True
             self.wake_at(None)
             await asyncio.gather(*(part.close() for part in self.parts))
+
+    async def _pass_wants_on(self) -> None:
+        while True:
+            await self.sink.wanted(minimum=0.0)  # each part keeps to its own minimum
+            for part in self.parts:
+                part.want()
+
+    async def _pass_resets_on(self) -> None:
+        while await self.sink.pause(None):
+            for part in self.parts:
+                part.reset_backoff()
 
     def _fire(self) -> None:
         self._timer = self._timer_at = None
