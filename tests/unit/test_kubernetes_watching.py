@@ -125,9 +125,9 @@ class Hasty(FakeSink):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pauses: list[float] = []
+        self.pauses: list[float | None] = []
 
-    async def pause(self, seconds: float) -> bool:
+    async def pause(self, seconds: float | None) -> bool:
         self.pauses.append(seconds)
         return True
 

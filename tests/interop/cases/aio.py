@@ -266,7 +266,8 @@ async def timeout_on_sleeping_server(client: Client) -> None:
         call = client.stub.FullDuplexCall(timeout=timeout_s)
         writing = asyncio.ensure_future(call.write(output_request(send=27_182)))
         code = (await status(call))[0]
-        (failure,) = await asyncio.gather(writing, return_exceptions=True)  # the deadline may come before
+        await asyncio.wait([writing])  # the deadline may come before
+        failure = writing.exception()
         if code != "INTERNAL" or failure is None or isinstance(failure, lbkit.RpcError):
             break  # else it came while grpcio wrote, which calls that so
     equal(code, "DEADLINE_EXCEEDED", "code")
