@@ -63,7 +63,8 @@ class FakeConsul:
         requests: everything that it was asked, in order.
         leader: whether the servers have one (``X-Consul-KnownLeader``). Without, only stale queries are answered.
         last_contact_s: how old stale answers are (``X-Consul-LastContact``).
-        fault: what every request gets instead of an answer, while it is not None: an HTTP status, ``"silence"``,
+        fault: what every request gets instead of an answer, while it is not None: an HTTP status, ``"silence"``
+            (who still waits when that is over is answered then, as by a process that was stopped and goes on),
             ``"garbage"``, ``"half"`` of an answer, or ``"reset"`` of the connection.
         send_index: False leaves ``X-Consul-Index`` out.
         token: what requests must bring in ``X-Consul-Token``; empty for nothing.
@@ -307,18 +308,22 @@ async def fake_consul(*, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Fa
         )
         fake.requests.append(seen)
         body = await request.text()
-        reply = _Reply(200) if fake.fault is not None else await fake.answer(seen, body)
-        if fake.fault is None:
-            return web.Response(
-                status=reply.status, text=reply.body, headers=reply.headers, content_type="application/json"
-            )
-        return await _break(fake.fault, request)
+        while True:
+            reply = _Reply(200) if fake.fault is not None else await fake.answer(seen, body)
+            if fake.fault is None:
+                return web.Response(
+                    status=reply.status,
+                    text=reply.body,
+                    headers=reply.headers,
+                    content_type="application/json",
+                )
+            if fake.fault != "silence":
+                return await _break(fake.fault, request)
+            await fake._news.wait()
 
     async def _break(fault: Fault, request: web.BaseRequest) -> web.StreamResponse:
         if isinstance(fault, int):
             return web.Response(status=fault, text="as the test wants it", headers=_OF_ERRORS)
-        if fault == "silence":
-            await asyncio.Event().wait()  # until the client gives up
         if fault == "garbage":
             return web.Response(body=b'[{"Node": \xff\x00', headers=fake._headers(7))
         response = web.StreamResponse(headers={"Content-Length": "100", **fake._headers(7)})

@@ -83,6 +83,18 @@ async def test_what_it_cannot_do_it_says(
         assert await answer.text()
 
 
+async def test_who_was_met_with_silence_is_answered_when_that_is_over(fake: FakeConsul) -> None:
+    fake.fault = "silence"
+    async with aiohttp.ClientSession() as session:
+        asked = asyncio.create_task(session.get(f"http://{fake.address}/v1/health/service/greeter"))
+        await until(lambda: fake.requests)
+        fake.put("greeter", "127.0.0.1:50051")  # a change ends no silence
+        fake.fault = None
+        answer = await asyncio.wait_for(asked, PATIENCE_S)
+        assert [each["Service"]["Port"] for each in await answer.json()] == [50051]
+        answer.close()
+
+
 async def test_closing_waits_for_no_query(fake: FakeConsul) -> None:
     async with fake_consul() as another:
         another.fault = "silence"

@@ -328,6 +328,16 @@ class Chaos:
         busiest = max(recorder.busiest() for recorder in self.recorders)
         assert busiest <= UPDATES_PER_S, self._story(f"{busiest} lists in a second")
 
+    async def one(self, fault: str) -> None:
+        """Fill the registry, and have one fault, soon after the first list."""
+        source = self.source
+        await source.change({self._fresh(): self._mark() for _ in range(FLEET)})
+        source.truth.begin()
+        async with AsyncExitStack() as stack:
+            self._follow(stack, "plain", make_resolver(source.target()), same)
+            await self._settle(0.0)
+            await self._suffer([fault])
+
     def tell(self, name: str) -> None:
         """Print how it went."""
         print(
@@ -342,9 +352,14 @@ class Chaos:
     # Steps
 
     async def _break(self) -> None:
-        """One fault or several at once, with changes meanwhile; then none."""
+        """One fault or several at once."""
+        faults = sorted(self.source.faults)
+        await self._suffer(self._random.sample(faults, self._random.choice((1, 1, 2, 3))))
+
+    async def _suffer(self, faults: Sequence[str]) -> None:
+        """Faults, with changes meanwhile; then none."""
         began = self._loop.time()
-        for name in self._random.sample(sorted(self.source.faults), self._random.choice((1, 1, 2, 3))):
+        for name in faults:
             self._note(name)
             if (waiting := self.source.faults[name]()) is not None:
                 await waiting

@@ -564,6 +564,19 @@ async def test_no_error_replaces_a_list_and_the_truth_does(make: Make, tmp_path:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(300)
+@every_source
+async def test_each_fault_by_itself_is_survived(make: Make, tmp_path: Path) -> None:
+    async with make(tmp_path) as source:
+        faults = sorted(source.faults)
+    for number, fault in enumerate(faults):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with make(folder) as source:
+            await Chaos(source, folder, number, PATIENTLY_S).one(fault)
+
+
+@pytest.mark.soak
 @pytest.mark.timeout(120)
 @every_source
 async def test_lists_are_right_through_many_faults_and_an_outage_costs_nothing(
